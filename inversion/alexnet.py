@@ -1,0 +1,221 @@
+"""The encoder: torchvision's AlexNet, frozen, cut after the layer whose features are inverted."""
+
+import logging
+import socket
+import urllib.error
+import zipfile
+from collections.abc import Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass
+from hashlib import sha256
+from pathlib import Path
+from pickle import UnpicklingError
+
+import torch
+from torch import Tensor, nn
+from torchvision.models import AlexNet, AlexNet_Weights
+from torchvision.transforms.v2 import functional as transforms
+
+from inversion import pixels
+from inversion.errors import InputError
+
+log = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True)
+class Tap:
+    """Where a layer's features are read: after the layer's last processing step, as in the paper."""
+
+    module: str
+    """Name of the last module of torchvision's AlexNet that runs."""
+    shape: tuple[int, ...]
+    """Shape of one image's features at a 227 x 227 input. fc8's is the number of classes, 1000 for ImageNet's weights."""
+
+
+TAPS = {
+    "conv1": Tap("features.2", (64, 27, 27)),
+    "conv2": Tap("features.5", (192, 13, 13)),
+    "conv3": Tap("features.7", (384, 13, 13)),
+    "conv4": Tap("features.9", (256, 13, 13)),
+    "conv5": Tap("features.12", (256, 6, 6)),
+    "fc6": Tap("classifier.2", (4096,)),
+    "fc7": Tap("classifier.5", (4096,)),
+    "fc8": Tap("classifier.6", (1000,)),
+}
+"""Every layer that can be inverted, in the network's order."""
+
+IMAGENET_MEAN = [0.485, 0.456, 0.406]
+IMAGENET_STD = [0.229, 0.224, 0.225]
+
+
+class Encoder(nn.Module):
+    """AlexNet up to one layer's tap. Frozen: no gradients reach its weights, and it never leaves eval mode.
+
+    Args:
+        layer: a key of `TAPS`.
+        weights: `imagenet` (torchvision's IMAGENET1K_V1, downloaded once and checked against its hash), `random`
+            (Kaiming-initialised with `seed`), or the path of a state dict of this architecture, whatever its number of
+            classes and its floating type.
+        input_stats: `published` feeds the [-1, 1] pixels straight in, as the published experiment does; `imagenet`
+            re-normalises them to ImageNet's mean and standard deviation, which most weights were trained with.
+        seed: of the `random` weights.
+
+    Raises:
+        InputError: unknown layer or statistics; weights that are missing, damaged or of another architecture.
+    """
+
+    def __init__(self, layer: str, weights: str = "imagenet", input_stats: str = "published", seed: int = 0) -> None:
+        super().__init__()
+        if layer not in TAPS:
+            raise InputError(f"layer={layer}: AlexNet has no such layer; choose one of {', '.join(TAPS)}.")
+        if input_stats not in ("published", "imagenet"):
+            raise InputError(f"encoder.input_stats={input_stats}: choose 'published' (0.5, 0.5) or 'imagenet'.")
+        self.layer = layer
+        self.weights = str(weights)
+        self.input_stats = input_stats
+        network = random_alexnet(seed) if weights == "random" else alexnet_from(load_weights(str(weights)), str(weights))
+        self.network = cut(network, TAPS[layer].module)
+        self.requires_grad_(False)
+        self.train(False)
+        with torch.no_grad():
+            self.feature_shape: tuple[int, ...] = tuple(
+                self(torch.zeros(1, 3, pixels.INPUT_SIZE, pixels.INPUT_SIZE)).shape[1:]
+            )
+
+    @property
+    def is_trained(self) -> bool:
+        return self.weights != "random"
+
+    def train(self, mode: bool = True) -> "Encoder":
+        """Stays in eval mode whatever is asked, or AlexNet's dropout before fc6 and fc7 would blur its features."""
+        return super().train(False)
+
+    def forward(self, images: Tensor) -> Tensor:
+        """Images (B, 3, 227, 227) in [-1, 1] -> features (B, C, H, W) or (B, D), see `TAPS`."""
+        if self.input_stats == "imagenet":
+            images = transforms.normalize(images * 0.5 + 0.5, IMAGENET_MEAN, IMAGENET_STD)
+        return self.network(images)
+
+
+def cut(network: AlexNet, last: str) -> nn.Sequential:
+    """The network up to and with the module named `last`, as one sequence. What follows the tap is dropped."""
+    sequence = nn.Sequential()
+    for name, module in network.named_children():
+        if name == "classifier":
+            sequence.append(nn.Flatten())
+        for child_name, child in list(module.named_children()) or [("", module)]:
+            sequence.append(child)
+            if f"{name}.{child_name}" == last:
+                return sequence
+    raise ValueError(f"AlexNet has no module {last}")
+
+
+def random_alexnet(seed: int) -> AlexNet:
+    """An untrained AlexNet whose signal keeps its scale from layer to layer (Kaiming-normal weights, zero biases)."""
+    generator = torch.Generator().manual_seed(seed)
+    network = AlexNet()
+    for module in network.modules():
+        if isinstance(module, nn.Conv2d | nn.Linear):
+            nn.init.kaiming_normal_(module.weight, nonlinearity="relu", generator=generator)
+            module.bias.data.zero_()  # type: ignore[union-attr]
+    return network
+
+
+def alexnet_from(state: Mapping[str, Tensor], source: str) -> AlexNet:
+    """AlexNet in float32 with these weights.
+
+    Args:
+        state: a state dict of torchvision's AlexNet with any number of classes and any floating type.
+        source: what to call it in an error.
+
+    Raises:
+        InputError: the keys or shapes are not AlexNet's, or a weight is not finite.
+    """
+    advice = "encoder.weights takes a state dict of torchvision's AlexNet, as torch.save(model.state_dict(), path) writes"
+    with torch.device("meta"):
+        expected = AlexNet().state_dict()
+    if not all(isinstance(value, Tensor) for value in state.values()) or set(state) != set(expected):
+        odd = sorted(set(state) ^ set(expected)) or [next(k for k, v in state.items() if not isinstance(v, Tensor))]
+        raise InputError(f"{source} is not AlexNet ({odd[0]} {_missing_or_extra(odd[0], expected)}): {advice}.")
+    for key, tensor in state.items():
+        shape, wanted = list(tensor.shape), list(expected[key].shape)
+        if key.startswith("classifier.6."):
+            shape, wanted = shape[1:], wanted[1:]
+        if shape != wanted or not tensor.is_floating_point():
+            raise InputError(
+                f"{source} is not AlexNet ({key} is {tensor.dtype} {list(tensor.shape)}, not {wanted}): {advice}."
+            )
+        if not torch.isfinite(tensor).all():
+            raise InputError(f"{source} holds values that are not finite in {key}: train or copy these weights again.")
+    classes = state["classifier.6.weight"].shape[0]
+    if state["classifier.6.bias"].shape != (classes,) or classes < 1:
+        raise InputError(f"{source} is not AlexNet (classifier.6's weight and bias differ in length): {advice}.")
+    network = AlexNet(num_classes=classes)
+    network.load_state_dict({key: tensor.float() for key, tensor in state.items()})
+    return network
+
+
+def _missing_or_extra(key: str, expected: Mapping[str, Tensor]) -> str:
+    return "is missing or no tensor" if key in expected else "does not belong to it"
+
+
+def load_weights(weights: str) -> Mapping[str, Tensor]:
+    """The state dict that `encoder.weights` names: `imagenet`, or a path. Never runs code from the file.
+
+    Raises:
+        InputError: no such file, not a PyTorch file, or the download failed.
+    """
+    path = imagenet_weights() if weights == "imagenet" else Path(weights).expanduser()
+    if not path.is_file():
+        raise InputError(f"encoder.weights={weights}: no such file; give 'imagenet', 'random' or the path of a state dict.")
+    try:
+        state = torch.load(path, map_location="cpu", weights_only=True)
+    except (UnpicklingError, RuntimeError, EOFError, zipfile.BadZipFile, ValueError, KeyError, OSError) as error:
+        raise InputError(
+            f"{path} can't be read as PyTorch weights ({_first_line(error)}): "
+            "encoder.weights takes a state dict written by torch.save, holding tensors only."
+        ) from error
+    if not isinstance(state, Mapping):
+        raise InputError(f"{path} holds a {type(state).__name__}, not a state dict: save model.state_dict() instead.")
+    return state
+
+
+def _first_line(error: BaseException) -> str:
+    return (str(error).strip().splitlines() or [type(error).__name__])[0].rstrip(".:")[:120]
+
+
+def imagenet_weights(timeout: float = 10) -> Path:
+    """torchvision's IMAGENET1K_V1 file in torch's own cache, downloaded if it isn't there, its SHA-256 checked always.
+
+    Raises:
+        InputError: no network, or a file with another hash.
+    """
+    url = AlexNet_Weights.IMAGENET1K_V1.url
+    path = Path(torch.hub.get_dir()) / "checkpoints" / Path(url).name
+    prefix = path.stem.rsplit("-", 1)[1]
+    if not path.is_file():
+        log.info(f"Downloading {url} to {path}")
+        path.parent.mkdir(parents=True, exist_ok=True)
+        try:
+            with _socket_timeout(timeout):
+                torch.hub.download_url_to_file(url, str(path), hash_prefix=prefix)
+        except (urllib.error.URLError, OSError, RuntimeError) as error:
+            raise InputError(
+                f"AlexNet's ImageNet weights can't be downloaded from {url} ({_first_line(error)}): put that file at {path} "
+                "(the folder follows TORCH_HOME), or give encoder.weights=PATH or encoder.weights=random."
+            ) from error
+    with path.open("rb") as file:
+        digest = sha256(file.read()).hexdigest()
+    if not digest.startswith(prefix):
+        raise InputError(f"{path} is damaged (SHA-256 {digest[:8]}, not {prefix}): delete it to download it again.")
+    return path
+
+
+@contextmanager
+def _socket_timeout(seconds: float):
+    before = socket.getdefaulttimeout()
+    socket.setdefaulttimeout(seconds)
+    try:
+        yield
+    finally:
+        socket.setdefaulttimeout(before)

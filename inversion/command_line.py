@@ -1,0 +1,136 @@
+"""The command line, checked whole before anything starts: each mistake in one sentence, not job by job."""
+
+import difflib
+import tempfile
+from collections.abc import Sequence
+from pathlib import Path
+
+from hydra import compose, initialize_config_dir
+from hydra._internal.core_plugins.basic_sweeper import BasicSweeper
+from hydra.core.override_parser.types import Override
+from hydra.errors import HydraException
+from omegaconf import DictConfig, OmegaConf
+from omegaconf.errors import OmegaConfBaseException
+
+from inversion.errors import InputError
+from inversion.sweep import parse
+
+
+def check(arguments: Sequence[str], config_dir: Path, config_name: str = "config") -> None:
+    """Composes every job that these arguments ask for, and tries whether the output folder can be written.
+
+    Where Hydra is asked for something else than running (`--help`, `--cfg`, ...) nothing is checked.
+
+    Raises:
+        InputError: an option, key or value that doesn't exist or has the wrong type; a sweep without -m; an output folder
+            that can't be written.
+    """
+    flags = [argument for argument in arguments if argument.startswith("-")]
+    if any(flag not in ("-m", "--multirun", "-r", "--run") for flag in flags):
+        return
+    try:
+        overrides = parse([argument for argument in arguments if not argument.startswith("-")])
+    except HydraException as error:
+        raise InputError(
+            f"{_one_line(error)}: options are written key=value; quote values with special characters."
+        ) from error
+    jobs = BasicSweeper.split_arguments(overrides, None)[0]
+    with initialize_config_dir(str(config_dir.resolve()), version_base="1.3"):
+        for job in jobs:
+            config = _composed(parse(job), config_dir, config_name)
+        sweeping = [override for override in overrides if override.is_sweep_override()]
+        is_sweep = bool({"-m", "--multirun"} & set(flags)) or _mode(config_name, overrides, jobs[0]) == "MULTIRUN"
+    if sweeping and not is_sweep:
+        raise InputError(f"{_text(sweeping[0])} gives several values: add -m to sweep over them.")
+    _check_writable(Path(config.hydra.sweep.dir if is_sweep else config.hydra.run.dir))
+
+
+def _mode(config_name: str, overrides: Sequence[Override], job: Sequence[str]) -> str:
+    """The mode that the config asks for; an experiment may ask for a sweep unless one layer is given."""
+    config = compose(config_name, overrides=list(job), return_hydra_config=True)
+    if any(override.is_sweep_override() for override in overrides) and config.hydra.sweeper.params:
+        return "MULTIRUN"
+    return "RUN" if config.hydra.mode is None else config.hydra.mode.name
+
+
+def _composed(overrides: Sequence[Override], config_dir: Path, config_name: str) -> DictConfig:
+    groups = [override for override in overrides if _is_group(override, config_dir)]
+    values = [override for override in overrides if override not in groups]
+    for override in groups:
+        _check_choice(override, config_dir)
+    try:
+        before = compose(config_name, overrides=[_text(override) for override in groups], return_hydra_config=True)
+        for override in values:
+            _check_value(override, before)
+        return compose(config_name, overrides=[_text(o) for o in overrides], return_hydra_config=True)
+    except (HydraException, OmegaConfBaseException) as error:
+        raise InputError(f"{_one_line(error)}: see python train.py --help.") from error
+
+
+def _is_group(override: Override, config_dir: Path) -> bool:
+    return (config_dir / override.key_or_group).is_dir()
+
+
+def _check_choice(override: Override, config_dir: Path) -> None:
+    group, value = override.key_or_group, override.value()
+    options = sorted(path.stem for path in (config_dir / group).glob("*.yaml"))
+    if not override.is_delete() and value is not None and value not in options:
+        raise InputError(f"{group}={value}: no such {group}; choose one of {', '.join(options)}.")
+
+
+def _check_value(override: Override, config: DictConfig) -> None:
+    key = override.key_or_group
+    if override.is_add() or override.is_force_add() or override.is_delete():
+        return
+    missing = object()
+    known = OmegaConf.select(config, key, default=missing, throw_on_missing=False)
+    parent = OmegaConf.select(config, key.rpartition(".")[0]) if "." in key else config
+    if known is missing or not (isinstance(parent, DictConfig) and key.rpartition(".")[2] in parent):
+        near = difflib.get_close_matches(key, _all_keys(config), n=3)
+        hint = f"did you mean {' or '.join(near)}?" if near else "see python train.py --help."
+        raise InputError(f"{override.input_line!s}: there is no option {key}; {hint}")
+    value = override.value()
+    expected: dict[type, tuple[tuple[type, ...], str]] = {
+        bool: ((bool,), "true or false"),
+        int: ((int,), "a whole number"),
+        float: ((int, float), "a number"),
+    }
+    types, words = expected.get(type(known), ((object,), ""))
+    if value is not None and (not isinstance(value, types) or (isinstance(value, bool) and type(known) is not bool and words)):
+        raise InputError(f"{override.input_line!s}: {key} must be {words}.")
+
+
+def _all_keys(config: DictConfig, prefix: str = "") -> list[str]:
+    keys = []
+    for key in config:
+        if prefix == "" and key == "hydra":
+            continue
+        keys.append(f"{prefix}{key}")
+        child = config._get_node(key)
+        if isinstance(child, DictConfig) and not (child._is_none() or child._is_missing() or child._is_interpolation()):
+            keys += _all_keys(child, f"{prefix}{key}.")
+    return keys
+
+
+def _check_writable(folder: Path) -> None:
+    """Raises InputError unless a megabyte can be written where the folder is, or will be."""
+    place = next(path for path in (folder.absolute(), *folder.absolute().parents) if path.exists())
+    try:
+        if not place.is_dir():
+            raise NotADirectoryError(20, "a file is in the way", str(place))
+        with tempfile.TemporaryFile(dir=place) as file:
+            file.write(bytes(1 << 20))
+    except OSError as error:
+        raise InputError(
+            f"The output folder {folder} can't be written ({error.strerror}): free it, or give hydra.run.dir=PATH "
+            "(hydra.sweep.dir=PATH for a sweep)."
+        ) from error
+
+
+def _text(override: Override) -> str:
+    return str(override.input_line)
+
+
+def _one_line(error: Exception) -> str:
+    lines = [line.strip() for line in str(error).splitlines() if line.strip()]
+    return (lines[0] if lines else type(error).__name__).rstrip(".:")

@@ -1,0 +1,199 @@
+"""Decoders: from one layer's features back to the image.
+
+Every decoder is built with `(feature_shape, native_size, output_size)` and its own options, takes features
+(B, *feature_shape), and returns images (B, 3, output_size, output_size), linear, meant to lie in [-1, 1].
+"""
+
+import math
+from collections.abc import Sequence
+
+from torch import Tensor, nn
+
+from inversion import pixels
+from inversion.errors import InputError
+
+
+class Decoder(nn.Module):
+    """What all decoders share: a body that draws at its own working size, then the resize the images went through.
+
+    Args:
+        feature_shape: one image's features, (C, H, W) or (D,).
+        native_size: side of the images as the data holds them, in pixels.
+        output_size: side of the reconstruction, in pixels.
+
+    Raises:
+        InputError: options that don't fit together.
+    """
+
+    standardized = True
+    """Whether the decoder wants its features standardised where nothing else is said."""
+
+    def __init__(self, feature_shape: Sequence[int], native_size: int, output_size: int) -> None:
+        super().__init__()
+        self.feature_shape = tuple(feature_shape)
+        self.native_size = native_size
+        self.output_size = output_size
+
+    def draw(self, features: Tensor) -> Tensor:
+        """Features (B, *feature_shape) -> images (B, 3, s, s) at the decoder's working size s."""
+        raise NotImplementedError
+
+    def forward(self, features: Tensor) -> Tensor:
+        """Features (B, *feature_shape) -> images (B, 3, output_size, output_size)."""
+        return pixels.resize(self.draw(features), self.output_size)
+
+
+class PublishedDecoder(Decoder):
+    """The published decoders: 5x5 stride-2 up-convolutions, LeakyReLU, the result resized to the input's size.
+
+    Feature maps first pass through `channels` of 3x3 convolutions; vectors through `hidden` fully connected layers and a
+    reshape to `start` channels of 4x4. The published code's activation on the last layer is left out, since targets lie
+    in [-1, 1]. The working size follows from the features (13 -> 416, 6 -> 192, 4 -> 128), not from `native_size`.
+
+    Args:
+        channels: output channels of the 3x3 convolutions (feature maps only).
+        hidden: widths of the fully connected layers (vectors only); the last must be 16 x `start`.
+        start: channels of the 4x4 map the last fully connected layer is reshaped to (vectors only).
+        up_channels: output channels of the up-convolutions; the last must be 3.
+        slope: LeakyReLU's negative slope.
+    """
+
+    standardized = False
+
+    def __init__(
+        self,
+        feature_shape: Sequence[int],
+        native_size: int,
+        output_size: int,
+        *,
+        up_channels: Sequence[int],
+        channels: Sequence[int] = (),
+        hidden: Sequence[int] = (),
+        start: int = 256,
+        slope: float = 0.2,
+    ) -> None:
+        super().__init__(feature_shape, native_size, output_size)
+        check_widths("decoder.up_channels", up_channels)
+        check_widths("decoder.channels", channels, may_be_empty=True)
+        check_widths("decoder.hidden", hidden, may_be_empty=True)
+        check_slope(slope)
+        if up_channels[-1] != 3:
+            raise InputError(f"decoder.up_channels={list(up_channels)} must end with 3, the image's colours.")
+        layers: list[nn.Module] = []
+        width = self.feature_shape[0]
+        if len(self.feature_shape) == 1:
+            if not hidden or hidden[-1] != start * 16:
+                raise InputError(
+                    f"decoder.hidden={list(hidden)} must end with {start * 16}, for it is reshaped to {start} channels "
+                    "of 4x4 (decoder.start)."
+                )
+            for out in hidden:
+                layers += [nn.Linear(width, out), nn.LeakyReLU(slope)]
+                width = out
+            layers.append(nn.Unflatten(1, (start, 4, 4)))
+            width = start
+        for out in channels:
+            layers += [nn.Conv2d(width, out, 3, padding=1), nn.LeakyReLU(slope)]
+            width = out
+        for out in up_channels:
+            layers += [nn.ConvTranspose2d(width, out, 5, stride=2, padding=2, output_padding=1), nn.LeakyReLU(slope)]
+            width = out
+        self.body = nn.Sequential(*layers[:-1])
+
+    def draw(self, features: Tensor) -> Tensor:
+        return self.body(features)
+
+
+class CompactDecoder(Decoder):
+    """The default: draws at the data's own resolution with resize-convolutions, so nothing is spent on interpolated
+    pixels and nothing checkers.
+
+    Feature maps are brought to `channels[0]` by a 1x1 convolution and resized to the first of the working sizes; vectors
+    pass through a bottleneck and a linear layer to a small map. Each size then has `depth` residual 3x3 convolutions
+    (batch normalisation, LeakyReLU); between sizes a 1x1 convolution changes the channels and a bilinear resize doubles the
+    side, until `native_size` is reached. The last 3x3 convolution is linear.
+
+    Args:
+        channels: one width per working size, smallest size first. The sizes are `native_size` halved (rounded up) as often
+            as there are widths to go: four widths and 64 pixels make 8, 16, 32, 64.
+        bottleneck: width of the layer that vectors are squeezed through; unused (null) for feature maps.
+        depth: 3x3 convolutions at each size.
+        slope: LeakyReLU's negative slope.
+    """
+
+    def __init__(
+        self,
+        feature_shape: Sequence[int],
+        native_size: int,
+        output_size: int,
+        *,
+        channels: Sequence[int],
+        bottleneck: int | None = None,
+        depth: Sequence[int],
+        slope: float = 0.2,
+    ) -> None:
+        super().__init__(feature_shape, native_size, output_size)
+        check_widths("decoder.channels", channels)
+        check_widths("decoder.depth", depth)
+        check_slope(slope)
+        if len(depth) != len(channels):
+            raise InputError(
+                f"decoder.depth={list(depth)} must have as many numbers as decoder.channels={list(channels)}, one per size."
+            )
+        self.sizes = [math.ceil(native_size / 2**halvings) for halvings in reversed(range(len(channels)))]
+        width = self.feature_shape[0]
+        first = channels[0]
+        if len(self.feature_shape) == 1:
+            if bottleneck is None:
+                raise InputError("decoder.bottleneck must be a width: this layer's features are a vector.")
+            check_widths("decoder.bottleneck", [bottleneck])
+            side = self.sizes[0]
+            self.enter: nn.Module = nn.Sequential(
+                nn.Linear(width, bottleneck, bias=False),
+                nn.BatchNorm1d(bottleneck),
+                nn.LeakyReLU(slope),
+                nn.Linear(bottleneck, first * side * side),
+                nn.Unflatten(1, (first, side, side)),
+            )
+        elif bottleneck is not None:
+            raise InputError(f"decoder.bottleneck={bottleneck} has no place here: this layer's features are a map; use null.")
+        else:
+            self.enter = nn.Conv2d(width, first, 1)
+        self.change = nn.ModuleList(
+            [nn.Identity()] + [nn.Conv2d(a, b, 1) for a, b in zip(channels, channels[1:], strict=False)]
+        )
+        self.refine = nn.ModuleList(
+            nn.Sequential(*(Residual(width, slope) for _ in range(n))) for width, n in zip(channels, depth, strict=True)
+        )
+        self.leave = nn.Conv2d(channels[-1], 3, 3, padding=1)
+
+    def draw(self, features: Tensor) -> Tensor:
+        x = self.enter(features)
+        for size, change, refine in zip(self.sizes, self.change, self.refine, strict=True):
+            x = refine(pixels.resize(change(x), size))
+        return self.leave(x)
+
+
+class Residual(nn.Module):
+    """x + LeakyReLU(norm(conv3x3(x))); (B, C, H, W) -> the same shape."""
+
+    def __init__(self, width: int, slope: float) -> None:
+        super().__init__()
+        self.branch = nn.Sequential(
+            nn.Conv2d(width, width, 3, padding=1, bias=False), nn.BatchNorm2d(width), nn.LeakyReLU(slope)
+        )
+
+    def forward(self, x: Tensor) -> Tensor:
+        return x + self.branch(x)
+
+
+def check_widths(name: str, widths: Sequence[int], may_be_empty: bool = False) -> None:
+    """Raises InputError unless these are positive whole numbers, at least one."""
+    if not (widths or may_be_empty) or not all(isinstance(width, int) and width > 0 for width in widths):
+        raise InputError(f"{name}={list(widths)} must hold positive whole numbers.")
+
+
+def check_slope(slope: float) -> None:
+    """Raises InputError unless 0 <= slope < 1."""
+    if not 0 <= slope < 1:
+        raise InputError(f"decoder.slope={slope} must lie in [0, 1).")

@@ -1,0 +1,57 @@
+"""A folder of one's own images: one sub-folder a class, or none."""
+
+import os
+from pathlib import Path
+
+from torchvision.datasets.folder import IMG_EXTENSIONS
+
+from inversion.errors import InputError
+from inversion.split import Split, check_disjoint, draw_classes, hold_out
+
+
+def read_split(root: Path, classes: int | None, val_fraction: float, test_fraction: float, seed: int) -> Split:
+    """Splits each class's images by these fractions, at least one image to each part.
+
+    Args:
+        root: the folder. With sub-folders each is a class, whatever lies deeper in it; without, all images are one class.
+        classes: how many sub-folders to draw; None takes all.
+        val_fraction, test_fraction: shares of each class, in (0, 1).
+        seed: of the draws.
+
+    Raises:
+        InputError: no such folder, no images, or too few in a class.
+    """
+    for name, fraction in (("val_fraction", val_fraction), ("test_fraction", test_fraction)):
+        if not 0 < fraction < 1:
+            raise InputError(f"data.{name}={fraction} must lie between 0 and 1.")
+    if val_fraction + test_fraction >= 1:
+        raise InputError(f"data.val_fraction + data.test_fraction = {val_fraction + test_fraction} leave nothing to train on.")
+    if not root.is_dir():
+        raise InputError(f"data.root={root}: no such folder; give the folder of your images.")
+    by_class: dict[str, list[str]] = {}
+    for folder, _, names in sorted(os.walk(root)):
+        for name in names:
+            relative = (Path(folder) / name).relative_to(root)
+            if name.lower().endswith(IMG_EXTENSIONS) and not name.startswith("."):
+                by_class.setdefault(relative.parts[0] if len(relative.parts) > 1 else ".", []).append(relative.as_posix())
+    if not by_class:
+        raise InputError(f"data.root={root} holds no images ({', '.join(IMG_EXTENSIONS)}).")
+    drawn = draw_classes(list(by_class), classes, seed)
+    parts: dict[str, list[str]] = {"train": [], "val": [], "test": []}
+    for key in drawn:
+        files = by_class[key]
+        if len(files) < 3:
+            raise InputError(f"Class {key} of data.root={root} has {len(files)} images, and each class needs at least 3.")
+        rest, test = hold_out(files, max(1, round(len(files) * test_fraction)), seed, f"{key} test")
+        train, val = hold_out(rest, min(len(rest) - 1, max(1, round(len(files) * val_fraction))), seed, f"{key} val")
+        for part, chosen in zip(parts, (train, val, test), strict=True):
+            parts[part] += chosen
+    check_disjoint(parts)
+    names_of_classes = {key: "all images" if key == "." else key for key in drawn}
+    drawn_by: dict[str, object] = {
+        "seed": seed,
+        "classes": classes,
+        "val_fraction": val_fraction,
+        "test_fraction": test_fraction,
+    }
+    return Split(root.resolve(), names_of_classes, **parts, drawn_by=drawn_by)

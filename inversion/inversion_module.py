@@ -1,0 +1,99 @@
+"""The LightningModule: a frozen encoder, a decoder trained to give its input back."""
+
+from collections.abc import Callable, Iterator, Mapping
+from typing import Any
+
+import torch
+from lightning import LightningModule
+from torch import Tensor, nn
+from torch.optim import Optimizer
+from torch.optim.lr_scheduler import LRScheduler
+from tqdm import tqdm
+
+from inversion import pixels
+from inversion.alexnet import Encoder
+from inversion.datamodule import Batch, ImageDataModule
+from inversion.decoders import Decoder
+from inversion.metrics import quick_metrics
+from inversion.standardize import Standardize
+
+
+class InversionModule(LightningModule):
+    """Trains `decoder(standardize(encoder(x)))` towards x; only the decoder learns.
+
+    Args:
+        encoder: frozen; its weights are in no checkpoint.
+        decoder: built for the encoder's feature shape.
+        loss: (prediction, target), both (B, 3, 227, 227), target in [-1, 1] -> scalar.
+        optimizer: takes the decoder's parameters.
+        scheduler: takes the optimiser; stepped once an epoch.
+        standardize: whether features are standardised by training-set statistics, taken before the first epoch.
+    """
+
+    def __init__(
+        self,
+        encoder: Encoder,
+        decoder: Decoder,
+        loss: Callable[[Tensor, Tensor], Tensor],
+        optimizer: Callable[..., Optimizer],
+        scheduler: Callable[[Optimizer], LRScheduler],
+        standardize: bool,
+    ) -> None:
+        super().__init__()
+        self.encoder = encoder
+        self.decoder = decoder.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+        self.loss = loss
+        self.optimizer = optimizer
+        self.scheduler = scheduler
+        self.standardize: nn.Module = Standardize(encoder.feature_shape) if standardize else nn.Identity()
+        self.val_metrics = quick_metrics("val/")
+
+    def forward(self, images: Tensor) -> Tensor:
+        """Images (B, 3, 227, 227) in [-1, 1] -> their reconstructions, same shape, around [-1, 1]."""
+        return self.decoder(self.standardize(self.encoder(images)))
+
+    def on_fit_start(self) -> None:
+        """Has the datamodule hold the features if they fit, and takes their statistics."""
+        datamodule: ImageDataModule = self.trainer.datamodule  # type: ignore[attr-defined]
+        datamodule.hold_features(self.encoder, self.device)
+        if isinstance(self.standardize, Standardize) and not self.standardize.fitted:
+            self.standardize.fit(self._training_features(datamodule))
+
+    @torch.no_grad()
+    def _training_features(self, datamodule: ImageDataModule) -> Iterator[Tensor]:
+        description = f"Statistics of {self.encoder.layer}"
+        for batch in tqdm(datamodule.train_dataloader(), desc=description, leave=False, disable=None):
+            on_device = self.transfer_batch_to_device(batch, self.device, 0)
+            yield self._features(datamodule.on_after_batch_transfer(on_device, 0))
+
+    def _features(self, batch: Batch) -> Tensor:
+        return self.encoder(batch.images) if batch.features is None else batch.features
+
+    def _step(self, batch: Batch, stage: str) -> tuple[Tensor, Tensor]:
+        images = batch.images
+        prediction = self.decoder(self.standardize(self._features(batch))).float()
+        loss = self.loss(prediction, images)
+        self.log(f"{stage}/loss", loss, on_step=False, on_epoch=True, prog_bar=True, batch_size=len(images), sync_dist=True)
+        return loss, prediction
+
+    def training_step(self, batch: Batch, batch_idx: int) -> Tensor:
+        return self._step(batch, "train")[0]
+
+    def validation_step(self, batch: Batch, batch_idx: int) -> None:
+        _, prediction = self._step(batch, "val")
+        self.val_metrics.update(pixels.denormalize(prediction), pixels.denormalize(batch.images))
+        self.log_dict(self.val_metrics, on_step=False, on_epoch=True, batch_size=len(batch.images))
+
+    def configure_optimizers(self) -> Any:
+        optimizer = self.optimizer(self.decoder.parameters())
+        return {"optimizer": optimizer, "lr_scheduler": {"scheduler": self.scheduler(optimizer), "interval": "epoch"}}
+
+    def state_dict(self, *args: Any, **kwargs: Any) -> dict[str, Any]:  # type: ignore[override]
+        """Without the frozen encoder, which has a file of its own."""
+        state = super().state_dict(*args, **kwargs)
+        return {key: value for key, value in state.items() if not key.startswith("encoder.")}
+
+    def load_state_dict(self, state_dict: Mapping[str, Any], strict: bool = True, assign: bool = False) -> Any:
+        """Expects the decoder's every key; the encoder stays as it is."""
+        own = {f"encoder.{key}": value for key, value in self.encoder.state_dict().items()}
+        return super().load_state_dict({**state_dict, **own}, strict=strict, assign=assign)

@@ -1,0 +1,77 @@
+"""Pixels: the one place where images are normalised, denormalised and resized.
+
+Three forms of an image occur, each a batch of shape (B, 3, height, width):
+
+- *native*: uint8 in [0, 255], at the resolution the data really holds (64 x 64 for Tiny ImageNet);
+- *input*: float in [-1, 1], at the encoder's input size (227 x 227), which is what is encoded and reconstructed;
+- *display*: float in [0, 1], which is what metrics and pictures use.
+"""
+
+from functools import lru_cache
+
+import torch
+from torch import Tensor
+from torch.nn.functional import interpolate
+from torchvision.transforms.v2 import functional as transforms
+
+INPUT_SIZE = 227
+MEAN = [0.5, 0.5, 0.5]
+STD = [0.5, 0.5, 0.5]
+
+
+def normalize(images: Tensor) -> Tensor:
+    """uint8 in [0, 255] -> float32 in [-1, 1], with mean 0.5 and standard deviation 0.5; any (B, 3, H, W)."""
+    return transforms.normalize(transforms.to_dtype(images, torch.float32, scale=True), MEAN, STD)
+
+
+def denormalize(images: Tensor) -> Tensor:
+    """Floats around [-1, 1] -> float32 in [0, 1]; what lies outside is clamped. Any (B, 3, H, W)."""
+    return images.float().mul(0.5).add(0.5).clamp(0, 1).contiguous()
+
+
+def to_uint8(images: Tensor) -> Tensor:
+    """Floats in [0, 1] -> uint8 in [0, 255], rounded."""
+    return images.mul(255).round().to(torch.uint8)
+
+
+def resize(images: Tensor, size: int) -> Tensor:
+    """(B, C, H, W) -> (B, C, size, size), bilinear, pixel centres aligned as in torchvision's `Resize`.
+
+    Enlarging and keeping need no antialiasing; reducing gets it.
+    """
+    if images.shape[-2:] == (size, size):
+        return images
+    reduces = min(images.shape[-2:]) > size
+    return interpolate(images, size=(size, size), mode="bilinear", align_corners=False, antialias=reduces)
+
+
+def to_native(images: Tensor, native_size: int) -> Tensor:
+    """The native-resolution image that, resized, comes closest to the given one (least squares).
+
+    `resize` is linear, y = U x U^T per channel; this is x = U^+ y (U^+)^T with U^+ the pseudo-inverse. What was made by
+    resizing is given back exactly, so an image and its reconstruction can be compared without the interpolated
+    pixels, which flatter every score.
+
+    Args:
+        images: (B, C, S, S), any range.
+        native_size: side N <= S of the result.
+
+    Returns:
+        (B, C, N, N), same range but for the fit's overshoot.
+    """
+    if images.shape[-1] == native_size:
+        return images
+    inverse = _inverse_resize_matrix(native_size, images.shape[-1]).to(images)
+    return inverse @ images @ inverse.T
+
+
+@lru_cache
+def resize_matrix(native_size: int, size: int) -> Tensor:
+    """U, (size, native_size), float64: `resize` of an image x is U x U^T."""
+    units = torch.eye(native_size, dtype=torch.float64)[None, None]
+    return interpolate(units, size=(size, native_size), mode="bilinear", align_corners=False)[0, 0]
+
+
+@lru_cache
+def _inverse_resize_matrix(native_size: int, size: int) -> Tensor:
+    return torch.linalg.pinv(resize_matrix(native_size, size))

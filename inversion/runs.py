@@ -1,0 +1,184 @@
+"""Finished runs: what a run leaves in its folder, and the figure and table of several."""
+
+import csv
+import io
+import json
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from inversion.alexnet import TAPS
+from inversion.errors import InputError
+from inversion.figures import samples_figure
+from inversion.files import whole_file, write_whole
+
+METRICS_FILE = "metrics.json"
+SAMPLES_FILE = "samples.pt"
+PARTS = ("val", "test")
+SHOWN = ("mse", "psnr", "ssim", "normalized_error", "mse_{n}", "ssim_{n}")
+
+
+@dataclass(frozen=True)
+class Samples:
+    """A few images and what one decoder made of them."""
+
+    files: list[str]
+    originals: Tensor
+    """uint8, (N, 3, 227, 227)."""
+    reconstructions: Tensor
+    """uint8, (N, 3, 227, 227)."""
+
+    def save(self, path: Path) -> None:
+        content = {"files": self.files, "originals": self.originals, "reconstructions": self.reconstructions}
+        with whole_file(path) as file:
+            torch.save(content, file)
+
+
+@dataclass(frozen=True)
+class FinishedRun:
+    """A run's folder, its `metrics.json` and its samples."""
+
+    folder: Path
+    metrics: dict[str, Any]
+    samples: Samples
+
+    @property
+    def layer(self) -> str:
+        return self.metrics["layer"]
+
+    @property
+    def name(self) -> str:
+        """The folder's name: in a sweep the layer and whatever else was swept."""
+        return self.folder.name
+
+    @classmethod
+    def load(cls, folder: Path) -> "FinishedRun":
+        """Raises InputError if the folder holds no finished run."""
+        if not is_finished(folder):
+            raise InputError(f"{folder} holds no finished run ({METRICS_FILE} is missing).")
+        metrics = json.loads((folder / METRICS_FILE).read_text())
+        return cls(folder, metrics, Samples(**torch.load(folder / SAMPLES_FILE, weights_only=True)))
+
+
+def is_finished(folder: Path) -> bool:
+    """Whether the run of this folder came to its end: its metrics are the last thing it writes."""
+    return (folder / METRICS_FILE).is_file()
+
+
+def in_layer_order(runs: Iterable[FinishedRun]) -> list[FinishedRun]:
+    """Sorted by layer as in the network, then by name."""
+    return sorted(runs, key=lambda run: (list(TAPS).index(run.layer), run.name))
+
+
+def write_metrics(folder: Path, metrics: dict[str, Any]) -> None:
+    """Writes `metrics.json`. Numbers that are not finite become null, as JSON has none."""
+    write_whole(folder / METRICS_FILE, json.dumps(_finite(metrics), indent=2, allow_nan=False).encode())
+
+
+def _finite(value: Any) -> Any:
+    if isinstance(value, dict):
+        return {key: _finite(item) for key, item in value.items()}
+    if isinstance(value, float) and value - value != 0:
+        return None
+    return value
+
+
+def write_figures(folder: Path, runs: Sequence[FinishedRun]) -> list[Path]:
+    """Writes the samples figure of these runs: `samples.png`.
+
+    Runs that show other images (another draw of classes) can't share rows; each further set of images gets a figure of its
+    own, `samples_2.png` and so on.
+    """
+    groups: dict[tuple[str, ...], list[FinishedRun]] = {}
+    for run in in_layer_order(runs):
+        groups.setdefault(tuple(run.samples.files), []).append(run)
+    paths = []
+    for i, group in enumerate(groups.values()):
+        layers = [run.layer for run in group]
+        columns = {"Original": group[0].samples.originals}
+        for run in group:
+            title = _title(run.layer) if layers.count(run.layer) == 1 else run.name
+            columns[title] = run.samples.reconstructions
+        paths.append(folder / ("samples.png" if i == 0 else f"samples_{i + 1}.png"))
+        with whole_file(paths[-1]) as file:
+            samples_figure(columns).save(file, "PNG")
+    return paths
+
+
+def _title(layer: str) -> str:
+    return layer.upper() if layer.startswith("fc") else layer.capitalize()
+
+
+def write_table(folder: Path, runs: Sequence[FinishedRun]) -> Path:
+    """Writes `metrics.csv`: a row per run, a column per metric and part, and the mean image's beside them."""
+    rows = []
+    for run in in_layer_order(runs):
+        row: dict[str, Any] = {"run": run.name}
+        row |= {key: value for key, value in run.metrics.items() if key not in PARTS}
+        for part in PARTS:
+            scores = run.metrics.get(part, {})
+            row |= {f"{part}_{key}": value for key, value in scores.items() if key != "mean_image"}
+            row |= {f"{part}_mean_image_{key}": value for key, value in scores.get("mean_image", {}).items()}
+        rows.append(row)
+    columns = list(dict.fromkeys(key for row in rows for key in row))
+    text = io.StringIO()
+    writer = csv.DictWriter(text, columns)
+    writer.writeheader()
+    writer.writerows(rows)
+    path = folder / "metrics.csv"
+    write_whole(path, text.getvalue().encode())
+    return path
+
+
+def format_table(runs: Sequence[FinishedRun]) -> str:
+    """The metrics as text: per part, a line per run and one for the mean image of each split."""
+    header = ["split", "run", "MSE", "PSNR dB", "SSIM", "norm. error", "native MSE", "native SSIM"]
+    lines = [header]
+    for part in PARTS:
+        floors: dict[str, list[str]] = {}
+        for run in in_layer_order(runs):
+            if part in run.metrics:
+                scores, native = run.metrics[part], run.metrics["native_size"]
+                lines.append([part, run.name, *_cells(scores, native)])
+                floors[json.dumps(scores["mean_image"])] = [part, "mean image", *_cells(scores["mean_image"], native)]
+        lines += floors.values()
+    widths = [max(len(line[i]) for line in lines) for i in range(len(header))]
+    aligned = (
+        "  ".join(
+            cell.ljust(width) if i < 2 else cell.rjust(width) for i, (cell, width) in enumerate(zip(line, widths, strict=True))
+        )
+        for line in lines
+    )
+    return "\n".join(line.rstrip() for line in aligned)
+
+
+def _cells(scores: dict[str, float | None], native: int) -> list[str]:
+    values = [scores[name.format(n=native)] for name in SHOWN]
+    formats = (".5f", ".2f", ".4f", ".4f", ".5f", ".4f")
+    return ["-" if value is None else format(value, spec) for value, spec in zip(values, formats, strict=True)]
+
+
+def result_line(metrics: dict[str, Any], folder: Path) -> str:
+    """One line that says what came out: layer, metrics beside the mean image's, time and folder."""
+    parts = []
+    for part in PARTS:
+        if part in metrics:
+            s, floor = metrics[part], metrics[part]["mean_image"]
+            parts.append(
+                f"{part} MSE {s['mse']:.5f} PSNR {s['psnr']:.2f} dB SSIM {s['ssim']:.4f} "
+                f"(mean image {floor['mse']:.5f}, {floor['psnr']:.2f} dB, {floor['ssim']:.4f})"
+            )
+    return " | ".join([metrics["layer"], *parts, f"{metrics['seconds']:.0f} s", str(folder)])
+
+
+def hparam_metrics(metrics: dict[str, Any]) -> dict[str, float]:
+    """The final metrics for TensorBoard's hparams tab: the same keys for every run, nan where a split wasn't scored."""
+    return {
+        f"hp/{part}_{name}": metrics[part][name] if part in metrics else float("nan")
+        for part in PARTS
+        for name in ("mse", "psnr", "ssim", "normalized_error")
+    }

@@ -1,0 +1,153 @@
+"""Jobs and sweeps under Hydra: how folders are named, what becomes of a failure, and the figure and table at the end."""
+
+import errno
+import gc
+import hashlib
+import logging
+import os
+import re
+import sys
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+from hydra.core.hydra_config import HydraConfig
+from hydra.core.override_parser.overrides_parser import OverridesParser
+from hydra.core.override_parser.types import Override
+from hydra.experimental.callback import Callback
+from omegaconf import DictConfig, OmegaConf
+
+from inversion import REPOSITORY
+from inversion.errors import InputError
+
+log = logging.getLogger(__name__)
+
+SWEPT = "INVERSION_SWEPT_KEYS"  # in the environment, so that jobs in processes of their own know it too
+FAILED_FILE = "failed.txt"
+
+
+def register_resolvers() -> None:
+    """Makes `${repository:}`, `${job_name:...}` and `${sweep_unless:...}` known to the configs."""
+    OmegaConf.register_new_resolver("repository", lambda: str(REPOSITORY), replace=True)
+    OmegaConf.register_new_resolver("job_name", job_name, replace=True)
+    OmegaConf.register_new_resolver("sweep_unless", sweep_unless, replace=True)
+
+
+def parse(overrides: Sequence[str]) -> list[Override]:
+    """Command-line overrides as Hydra reads them. Raises hydra.errors.OverrideParseException."""
+    return OverridesParser.create().parse_overrides(list(overrides))
+
+
+def sweep_unless(key: str, overrides: Sequence[str]) -> str:
+    """Hydra's mode for an experiment that is a sweep over `key`: a single run where the command line gives one value."""
+    chosen = [override for override in parse(overrides) if override.key_or_group == key]
+    return "RUN" if chosen and not chosen[-1].is_sweep_override() else "MULTIRUN"
+
+
+def job_name(layer: str, overrides: Sequence[str]) -> str:
+    """A job's folder in its sweep: the layer, then every other swept key with its value, such as `conv5_data.seed-1`."""
+    swept = os.environ.get(SWEPT, "").split()
+    values = {override.key_or_group: override.get_value_element_as_str() for override in parse(overrides)}
+    parts = [layer] + [f"{key.lstrip('+')}-{_slug(values[key])}" for key in swept if key != "layer" and key in values]
+    return "_".join(parts)
+
+
+def _slug(value: str) -> str:
+    """The value in characters that any file system and Hydra's own grammar take; told apart by a hash if changed."""
+    slug = re.sub(r"[^A-Za-z0-9.-]+", "-", value).strip("-.")[-40:]
+    return slug if slug == value else f"{slug}-{hashlib.sha256(value.encode()).hexdigest()[:6]}"
+
+
+class SweepReport(Callback):
+    """Hydra's callback around a sweep: names its jobs, and at its end writes `samples.png` and `metrics.csv`.
+
+    A sweep with a failed job still gets figure and table of the others, names the failed, and exits with 1.
+    """
+
+    def on_multirun_start(self, config: DictConfig, **kwargs: Any) -> None:
+        params = config.hydra.sweeper.get("params") or {}
+        overrides = parse([*(f"{key}={value}" for key, value in params.items()), *config.hydra.overrides.task])
+        swept = {override.key_or_group: override.is_sweep_override() for override in overrides}
+        if config.note:
+            log.info(f"Note: {config.note}")
+        os.environ[SWEPT] = " ".join(key for key, is_swept in swept.items() if is_swept)
+
+    def on_multirun_end(self, config: DictConfig, **kwargs: Any) -> None:
+        folder = Path(config.hydra.sweep.dir)
+        failed = report(folder)
+        if config.note:
+            log.info(f"Note     {config.note}")
+        if failed:
+            raise SystemExit(f"error: {len(failed)} of the sweep's jobs failed: {'; '.join(failed)}")
+
+
+def report(folder: Path) -> list[str]:
+    """Writes figure and table of the finished runs in a sweep's folder, prints the table, and returns the failed jobs."""
+    from inversion.runs import FinishedRun, format_table, is_finished, write_figures, write_table
+
+    jobs = sorted(path for path in folder.iterdir() if (path / ".hydra").is_dir())
+    runs = [FinishedRun.load(job) for job in jobs if is_finished(job)]
+    if runs:
+        table = write_table(folder, runs)
+        figures = write_figures(folder, runs)
+        log.info("\n" + format_table(runs) + "\n")
+        log.info(f"Table    {table}")
+        for figure in figures:
+            log.info(f"Figure   {figure}")
+        log.info(f"Curves   tensorboard --logdir {folder} --samples_per_plugin images=200")
+    return [f"{job.name} ({_reason(job)})" for job in jobs if not is_finished(job)]
+
+
+def _reason(job: Path) -> str:
+    path = job / FAILED_FILE
+    return path.read_text().strip().splitlines()[-1] if path.is_file() else "ended without a result"
+
+
+def run_job(task: Callable[[DictConfig, Path], Any], cfg: DictConfig) -> None:
+    """Runs the task in its Hydra output folder and sees to what goes wrong.
+
+    A single run ends with one sentence and a non-zero exit code where the user can mend it, with a traceback otherwise. In a
+    sweep the failure is written to the job's `failed.txt` and the next job goes on; nothing of the failed job's model stays
+    in memory. Ctrl-C ends either, and says where the last checkpoint is.
+    """
+    job = HydraConfig.get()
+    folder = Path(job.runtime.output_dir)
+    in_sweep = not OmegaConf.is_missing(job.job, "num")
+    (folder / FAILED_FILE).unlink(missing_ok=True)
+    if cfg.note and not in_sweep:
+        log.info(f"Note: {cfg.note}")
+    try:
+        task(cfg, folder)
+    except (KeyboardInterrupt, SystemExit) as error:
+        # Lightning turns Ctrl-C into SystemExit.
+        if isinstance(error, SystemExit) and not isinstance(error.__context__, KeyboardInterrupt):
+            raise
+        last = folder / "checkpoints" / "last.ckpt"
+        kept = f"the last checkpoint is {last}; the same command with " if last.is_file() else "no epoch was completed; "
+        advice = f"hydra.run.dir='{folder}' goes on from it" if last.is_file() else f"nothing is kept in {folder}"
+        print(f"Interrupted: {kept}{advice}.", file=sys.stderr)
+        raise SystemExit(130) from None
+    except Exception as error:
+        message = _user_sentence(error)
+        if not in_sweep:
+            if message is None:
+                raise
+            raise SystemExit(f"error: {message}") from None
+        if message is None:
+            log.exception(f"{folder.name} failed")
+        else:
+            log.error(f"error: {message}")
+        (folder / FAILED_FILE).write_text(f"{message or f'{type(error).__name__}: {error}'}\n")
+    finally:
+        gc.collect()
+        if "torch" in sys.modules and sys.modules["torch"].cuda.is_available():
+            sys.modules["torch"].cuda.empty_cache()
+
+
+def _user_sentence(error: Exception) -> str | None:
+    """What the user reads of an error that is theirs to mend; None if it is the program's."""
+    if isinstance(error, InputError):
+        return str(error)
+    if isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EACCES, errno.EROFS, errno.EDQUOT):
+        return f"{error.filename or 'A file'} can't be written ({error.strerror}): free it, or choose another folder."
+    return None

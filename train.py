@@ -1,0 +1,146 @@
+"""Trains the decoder of one layer: compose, build, fit, score, one line of result.
+
+python train.py layer=conv5                        one layer
+python train.py -m layer=conv2,conv5,fc6,fc8       a sweep
+python train.py experiment=published               the published experiment
+"""
+
+import logging
+import sys
+import time
+import warnings
+from pathlib import Path
+from typing import Any
+
+import hydra
+from hydra.core.hydra_config import HydraConfig
+from omegaconf import DictConfig, OmegaConf
+
+from inversion import command_line, sweep
+from inversion.errors import InputError
+
+log = logging.getLogger(__name__)
+sweep.register_resolvers()
+
+
+def train(cfg: DictConfig, folder: Path) -> dict[str, Any] | None:
+    """One run, from its config to its `metrics.json`, which it returns; None if the folder holds a finished run."""
+    # Imported here, so that --help and a mistyped option are answered at once.
+    import lightning
+    import torch
+    from lightning.pytorch.loggers import TensorBoardLogger
+
+    from inversion import pixels, runs
+    from inversion.building import build, check_disk_space, wants_standardized
+    from inversion.callbacks import reconstruct
+    from inversion.evaluation import evaluate
+    from inversion.inversion_module import InversionModule
+
+    logging.getLogger("lightning.pytorch").setLevel(logging.WARNING)
+    # The encoder is meant to be in eval mode, and the images are in memory, so loading needs no workers.
+    warnings.filterwarnings("ignore", message=".*in eval mode at the start of training.*")
+    warnings.filterwarnings("ignore", message=".*does not have many workers.*")
+    warnings.filterwarnings("ignore", message=".*isinstance.treespec, LeafSpec.*")
+
+    started = time.perf_counter()
+    if runs.is_finished(folder):
+        log.info(f"{folder} holds a finished run: give another hydra.run.dir, or delete it to run again.")
+        return None
+    log.info(f"{cfg.layer.name}: {folder}")
+    lightning.seed_everything(cfg.seed, workers=True, verbose=False)
+
+    trainer = build("trainer", cfg.trainer, logger=False, callbacks=list(build("callbacks", cfg.callbacks).values()))
+    if trainer.world_size > 1:
+        raise InputError("trainer.devices: one run trains on one device; start one run per device instead.")
+    if trainer.max_epochs is None or trainer.max_epochs < 1:
+        raise InputError(f"trainer.max_epochs={trainer.max_epochs} must be at least 1.")
+    encoder = build("encoder", cfg.encoder)
+    datamodule = build("data", cfg.data)
+    datamodule.prepare_data()
+    datamodule.setup("fit")
+    decoder = build(
+        "decoder",
+        cfg.decoder,
+        feature_shape=encoder.feature_shape,
+        native_size=datamodule.native_size,
+        output_size=pixels.INPUT_SIZE,
+    )
+    standardize = wants_standardized(cfg.standardize, decoder, encoder)
+    model = InversionModule(
+        encoder,
+        decoder,
+        loss=build("loss", cfg.loss),
+        optimizer=build("optimizer", cfg.optimizer),
+        scheduler=build("scheduler", cfg.scheduler),
+        standardize=standardize,
+    )
+    check_disk_space(folder, decoder)
+    parameters = sum(parameter.numel() for parameter in decoder.parameters())
+    split = datamodule.split
+    log.info(f"{len(split.train)} train, {len(split.val)} val, {len(split.test)} test images of {len(split.classes)} classes")
+    log.info(f"{type(decoder).__name__} of {parameters:,} weights for features of shape {list(encoder.feature_shape)}")
+
+    split.save(folder / "split.json")
+    logger = TensorBoardLogger(folder, name="", version="tensorboard", default_hp_metric=False)
+    trainer.logger = logger
+    resolved = OmegaConf.to_container(cfg, resolve=True)
+    logger.experiment.add_text("config", f"```yaml\n{OmegaConf.to_yaml(resolved)}```")
+    checkpoints = folder / "checkpoints"
+    last = checkpoints / "last.ckpt"
+    if last.is_file():
+        log.info(f"Going on from {last}")
+    trainer.fit(model, datamodule=datamodule, ckpt_path=last if last.is_file() else None, weights_only=True)
+
+    best = torch.load(checkpoints / "best.ckpt", map_location="cpu", weights_only=True)
+    model.load_state_dict(best["state_dict"])
+    scorer = build(
+        "trainer",
+        cfg.trainer,
+        logger=False,
+        callbacks=[build("callbacks", cfg.callbacks.progress)],
+        enable_checkpointing=False,
+    )
+    choices: Any = HydraConfig.get().runtime.choices
+    metrics: dict[str, Any] = {
+        "layer": cfg.layer.name,
+        "decoder": choices.decoder,
+        "loss": choices.loss,
+        "data": choices.data,
+        "data_seed": cfg.data.seed,
+        "encoder": Path(cfg.encoder.weights).name,
+        "input_stats": cfg.encoder.input_stats,
+        "standardize": standardize,
+        "parameters": parameters,
+        "native_size": datamodule.native_size,
+        "seed": cfg.seed,
+        "epochs": trainer.current_epoch,
+        "best_epoch": best["epoch"] + 1,
+    }
+    for part in ("val", "test") if cfg.test else ("val",):
+        metrics[part] = evaluate(model, datamodule, part, scorer)
+    metrics["seconds"] = round(time.perf_counter() - started, 1)
+
+    files, originals = datamodule.samples("val", cfg.samples)
+    pictures = pixels.to_uint8(pixels.denormalize(originals))
+    runs.Samples(files, pictures, reconstruct(model, originals)).save(folder / runs.SAMPLES_FILE)
+    hparams = {key: value for key, value in metrics.items() if not isinstance(value, dict)}
+    hparams |= {"lr": cfg.optimizer.get("lr"), "batch_size": cfg.data.batch_size}
+    logger.log_hyperparams(hparams, runs.hparam_metrics(metrics))
+    logger.finalize("success")
+    runs.write_metrics(folder, metrics)
+    runs.write_figures(folder, [runs.FinishedRun.load(folder)])
+    log.info(runs.result_line(metrics, folder))
+    return metrics
+
+
+@hydra.main(version_base="1.3", config_path="conf", config_name="config")
+def main(cfg: DictConfig) -> None:
+    sweep.run_job(train, cfg)
+
+
+if __name__ == "__main__":
+    try:
+        command_line.check(sys.argv[1:], Path(__file__).parent / "conf")
+    except InputError as error:
+        sys.exit(f"error: {error}")
+    main()
