@@ -138,9 +138,14 @@ def main(cfg: DictConfig) -> None:
     sweep.run_job(train, cfg)
 
 
-if __name__ == "__main__":
+def command() -> None:
+    """What `python train.py ...` does: checks the whole command line, then lets Hydra run it."""
     try:
         command_line.check(sys.argv[1:], Path(__file__).parent / "conf")
     except InputError as error:
         sys.exit(f"error: {error}")
     main()
+
+
+if __name__ == "__main__":
+    command()

@@ -88,7 +88,7 @@ def _check_value(override: Override, config: DictConfig) -> None:
     if known is missing or not (isinstance(parent, DictConfig) and key.rpartition(".")[2] in parent):
         near = difflib.get_close_matches(key, _all_keys(config), n=3)
         hint = f"did you mean {' or '.join(near)}?" if near else "see python train.py --help."
-        raise InputError(f"{override.input_line!s}: there is no option {key}; {hint}")
+        raise InputError(f"{_text(override)}: there is no option {key}; {hint}")
     value = override.value()
     expected: dict[type, tuple[tuple[type, ...], str]] = {
         bool: ((bool,), "true or false"),
@@ -97,12 +97,12 @@ def _check_value(override: Override, config: DictConfig) -> None:
     }
     types, words = expected.get(type(known), ((object,), ""))
     if value is not None and (not isinstance(value, types) or (isinstance(value, bool) and type(known) is not bool and words)):
-        raise InputError(f"{override.input_line!s}: {key} must be {words}.")
+        raise InputError(f"{_text(override)}: {key} must be {words}.")
 
 
 def _all_keys(config: DictConfig, prefix: str = "") -> list[str]:
     keys = []
-    for key in config:
+    for key in map(str, config):
         if prefix == "" and key == "hydra":
             continue
         keys.append(f"{prefix}{key}")

@@ -272,7 +272,8 @@ class TinyImageNet(ImageDataModule):
 
     def prepare_data(self) -> None:
         """Downloads or extracts what isn't there yet."""
-        tiny_imagenet.provide(self.root, self.archive, self.url, self.md5)
+        if self._split is None:
+            tiny_imagenet.provide(self.root, self.archive, self.url, self.md5)
 
     def find_split(self) -> Split:
         root = tiny_imagenet.find_root(self.root)

@@ -1,0 +1,90 @@
+"""Fixtures: small made images, one finished two-layer sweep for all to look at, and train.py run in this process."""
+
+import os
+import sys
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+import pytest
+
+REPOSITORY = Path(__file__).resolve().parents[1]
+SHARED = REPOSITORY.parent / "shared"
+ARCHIVE = SHARED / "data" / "tiny-imagenet-200-part.zip"
+TRAINED = SHARED / "encoders" / "alexnet-tiny-imagenet.pt"
+needs_real_data = pytest.mark.skipif(not ARCHIVE.is_file(), reason=f"real Tiny ImageNet is not at {ARCHIVE}")
+needs_trained_encoder = pytest.mark.skipif(not TRAINED.is_file(), reason=f"no trained encoder at {TRAINED}")
+
+sys.path.insert(0, str(REPOSITORY))
+os.environ.setdefault("CUDA_VISIBLE_DEVICES", "")  # the tests are for the CPU, and alike everywhere
+
+
+@dataclass(frozen=True)
+class Outcome:
+    code: int
+    """The exit code."""
+    said: str
+    """What was printed, and the error's text."""
+
+
+def run_train(*arguments: str) -> Outcome:
+    """`python train.py <arguments>` in this process, without its start-up time."""
+    import train
+
+    before = sys.argv
+    sys.argv = ["train.py", *arguments]
+    try:
+        train.command()
+    except SystemExit as error:
+        if isinstance(error.code, str):
+            return Outcome(1, error.code)
+        return Outcome(error.code or 0, "")
+    finally:
+        sys.argv = before
+    return Outcome(0, "")
+
+
+@pytest.fixture(scope="session")
+def made_root(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Made images in Tiny ImageNet's layout: 20 classes of 6 train and 2 test images."""
+    from inversion import made_images
+
+    root = tmp_path_factory.mktemp("data") / "made"
+    made_images.provide(root, train_per_class=6, test_per_class=2, seed=0)
+    return root
+
+
+@pytest.fixture(scope="session")
+def quick(made_root: Path) -> list[str]:
+    """Options that make a run small: 3 classes of 4 train, 2 val and 2 test images, an untrained encoder, 2 epochs."""
+    return [
+        f"data.root={made_root}",
+        "data.classes=3",
+        "data.val_per_class=2",
+        "data.batch_size=4",
+        "encoder.weights=random",
+        "trainer.max_epochs=2",
+        "trainer.accelerator=cpu",
+    ]
+
+
+@pytest.fixture(scope="session")
+def sweep(quick: list[str], tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The folder of a finished sweep over conv5 and fc8."""
+    folder = tmp_path_factory.mktemp("sweep") / "out"
+    outcome = run_train("-m", "layer=conv5,fc8", *quick, f"hydra.sweep.dir={folder}")
+    assert outcome == Outcome(0, "")
+    return folder
+
+
+@pytest.fixture
+def one_line() -> Callable[[str], str]:
+    """Checks that an error's text is one sentence on one line, and gives it back."""
+
+    def check(text: str) -> str:
+        assert "\n" not in text.strip()
+        assert "Traceback" not in text
+        assert text.rstrip().endswith((".", "?"))
+        return text
+
+    return check

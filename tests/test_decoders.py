@@ -1,0 +1,89 @@
+import pytest
+import torch
+from hydra import compose, initialize_config_dir
+from hydra.utils import instantiate
+from torch import nn
+
+from conftest import REPOSITORY
+from inversion.alexnet import TAPS
+from inversion.decoders import CompactDecoder, PublishedDecoder
+from inversion.errors import InputError
+
+
+def configured(decoder, layer, native_size=64):
+    with initialize_config_dir(str(REPOSITORY / "conf"), version_base="1.3"):
+        config = compose("config", [f"decoder={decoder}", f"layer={layer}"])
+    return instantiate(
+        config.decoder, feature_shape=TAPS[layer].shape, native_size=native_size, output_size=227, _convert_="all"
+    )
+
+
+@pytest.mark.parametrize("layer", TAPS)
+@pytest.mark.parametrize("name", ["compact", "published"])
+def test_every_layer_gives_a_linear_image_of_the_inputs_size(name, layer):
+    decoder = configured(name, layer).eval()
+    with torch.no_grad():
+        image = decoder(torch.randn(2, *TAPS[layer].shape))
+    assert image.shape == (2, 3, 227, 227)
+    last = list(decoder.modules())[-1]
+    assert isinstance(last, nn.Conv2d | nn.ConvTranspose2d)
+
+
+# By hand, weights and biases: three 3x3 convolutions, five 5x5 up-convolutions, three fully connected layers of 4096.
+UP = sum(25 * a * b + b for a, b in [(256, 256), (256, 128), (128, 64), (64, 32), (32, 3)])
+
+
+@pytest.mark.parametrize(
+    ("layer", "weights", "working_size"),
+    [
+        ("conv5", 3 * (9 * 256 * 256 + 256) + UP, 192),
+        ("conv2", 9 * 192 * 256 + 256 + 2 * (9 * 256 * 256 + 256) + UP, 416),
+        ("fc6", 3 * (4096 * 4096 + 4096) + UP, 128),
+        ("fc8", 1000 * 4096 + 4096 + 2 * (4096 * 4096 + 4096) + UP, 128),
+        ("conv1", 9 * 64 * 256 + 256 + 2 * (9 * 256 * 256 + 256) + 25 * (256 * 64 + 64 * 32 + 32 * 3) + 99, 216),
+    ],
+)
+def test_published_sizes_are_the_published_ones(layer, weights, working_size):
+    decoder = configured("published", layer)
+    assert sum(parameter.numel() for parameter in decoder.parameters()) == weights
+    with torch.no_grad():
+        assert decoder.draw(torch.zeros(1, *TAPS[layer].shape)).shape[-1] == working_size
+
+
+@pytest.mark.parametrize("layer", TAPS)
+def test_compact_is_smaller_than_published(layer):
+    sizes = [sum(p.numel() for p in configured(name, layer).parameters()) for name in ("compact", "published")]
+    assert sizes[0] < sizes[1] / 2
+
+
+@pytest.mark.parametrize("native_size", [16, 50, 64, 101, 227])
+@pytest.mark.parametrize("layer", ["conv1", "conv5", "fc8"])
+def test_compact_follows_the_datas_resolution(native_size, layer):
+    decoder = configured("compact", layer, native_size).eval()
+    with torch.no_grad():
+        features = torch.zeros(1, *TAPS[layer].shape)
+        assert decoder.draw(features).shape == (1, 3, native_size, native_size)
+        assert decoder(features).shape == (1, 3, 227, 227)
+
+
+def test_compact_has_no_transposed_convolution():
+    assert not any(isinstance(module, nn.ConvTranspose2d) for module in configured("compact", "conv5").modules())
+
+
+@pytest.mark.parametrize(
+    ("build", "expected"),
+    [
+        (lambda: CompactDecoder((8, 4, 4), 64, 227, channels=[8, 0], depth=[1, 1]), "decoder.channels"),
+        (lambda: CompactDecoder((8, 4, 4), 64, 227, channels=[8, 8], depth=[1]), "decoder.depth"),
+        (lambda: CompactDecoder((8, 4, 4), 64, 227, channels=[], depth=[]), "decoder.channels"),
+        (lambda: CompactDecoder((8,), 64, 227, channels=[8], depth=[1]), "decoder.bottleneck"),
+        (lambda: CompactDecoder((8, 4, 4), 64, 227, channels=[8], depth=[1], bottleneck=3), "decoder.bottleneck"),
+        (lambda: CompactDecoder((8, 4, 4), 64, 227, channels=[8], depth=[1], slope=1.5), "decoder.slope"),
+        (lambda: PublishedDecoder((8,), 64, 227, up_channels=[3], hidden=[100]), "decoder.hidden"),
+        (lambda: PublishedDecoder((8, 4, 4), 64, 227, up_channels=[8, 4]), "must end with 3"),
+    ],
+)
+def test_options_that_do_not_fit_are_refused(build, expected, one_line):
+    with pytest.raises(InputError, match=expected) as error:
+        build()
+    one_line(str(error.value))

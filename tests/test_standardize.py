@@ -1,0 +1,35 @@
+import torch
+
+from inversion.standardize import Standardize
+
+
+def test_maps_are_standardised_per_channel():
+    features = torch.randn(50, 3, 4, 4) * torch.tensor([1.0, 5.0, 0.001])[:, None, None] + 0.5
+    standardize = Standardize((3, 4, 4))
+    standardize.fit(features.split(7))
+    result = standardize(features)
+    assert torch.allclose(result.mean((0, 2, 3)), torch.zeros(3), atol=1e-4)
+    assert torch.allclose(result.std((0, 2, 3), correction=0), torch.ones(3), atol=1e-4)
+
+
+def test_vectors_are_standardised_per_unit_even_if_they_hardly_vary():
+    features = 0.01 + 0.0004 * torch.randn(200, 5)
+    standardize = Standardize((5,))
+    standardize.fit([features[:1], features[1:]])
+    assert torch.allclose(standardize(features).std(0, correction=0), torch.ones(5), atol=1e-3)
+
+
+def test_a_dead_unit_stays_finite():
+    features = torch.randn(20, 2)
+    features[:, 0] = 3.7
+    standardize = Standardize((2,))
+    standardize.fit([features])
+    result = standardize(features)
+    assert torch.allclose(result[:, 0], torch.zeros(20), atol=1e-5)
+
+
+def test_statistics_travel_in_the_state_dict():
+    fitted, fresh = Standardize((4,)), Standardize((4,))
+    fitted.fit([torch.randn(9, 4)])
+    fresh.load_state_dict(fitted.state_dict())
+    assert fresh.fitted and torch.equal(fresh.std, fitted.std)
