@@ -20,6 +20,7 @@ from inversion import command_line, sweep
 from inversion.errors import InputError
 
 log = logging.getLogger(__name__)
+CONF = Path(__file__).resolve().parent / "conf"
 sweep.register_resolvers()
 
 
@@ -31,7 +32,7 @@ def train(cfg: DictConfig, folder: Path) -> dict[str, Any] | None:
     from lightning.pytorch.loggers import TensorBoardLogger
 
     from inversion import pixels, runs
-    from inversion.building import build, check_disk_space, wants_standardized
+    from inversion.building import build, check_disk_space, check_optimizer, wants_standardized
     from inversion.callbacks import reconstruct
     from inversion.evaluation import evaluate
     from inversion.inversion_module import InversionModule
@@ -74,6 +75,7 @@ def train(cfg: DictConfig, folder: Path) -> dict[str, Any] | None:
         scheduler=build("scheduler", cfg.scheduler),
         standardize=standardize,
     )
+    check_optimizer(model)
     check_disk_space(folder, decoder)
     parameters = sum(parameter.numel() for parameter in decoder.parameters())
     split = datamodule.split
@@ -133,7 +135,7 @@ def train(cfg: DictConfig, folder: Path) -> dict[str, Any] | None:
     return metrics
 
 
-@hydra.main(version_base="1.3", config_path="conf", config_name="config")
+@hydra.main(version_base="1.3", config_path=str(CONF), config_name="config")
 def main(cfg: DictConfig) -> None:
     sweep.run_job(train, cfg)
 
@@ -141,7 +143,7 @@ def main(cfg: DictConfig) -> None:
 def command() -> None:
     """What `python train.py ...` does: checks the whole command line, then lets Hydra run it."""
     try:
-        command_line.check(sys.argv[1:], Path(__file__).parent / "conf")
+        command_line.check(sys.argv[1:], CONF)
     except InputError as error:
         sys.exit(f"error: {error}")
     main()

@@ -6,6 +6,7 @@ from typing import Any
 
 from hydra.errors import InstantiationException
 from hydra.utils import instantiate
+from lightning import LightningModule
 from omegaconf import DictConfig
 
 from inversion.alexnet import Encoder
@@ -47,6 +48,14 @@ def wants_standardized(option: bool | str, decoder: Decoder, encoder: Encoder) -
     if option != "auto":
         raise InputError(f"standardize={option} must be auto, true or false.")
     return decoder.standardized or not encoder.is_trained
+
+
+def check_optimizer(module: LightningModule) -> None:
+    """Raises InputError if optimiser or scheduler refuse their options, which they tell only when built on weights."""
+    try:
+        module.configure_optimizers()
+    except (ValueError, TypeError) as error:
+        raise InputError(f"The options of optimizer or scheduler can't be used ({error}): see conf/optimizer.") from error
 
 
 def check_disk_space(folder: Path, decoder: Decoder) -> None:

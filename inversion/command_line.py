@@ -38,6 +38,9 @@ def check(arguments: Sequence[str], config_dir: Path, config_name: str = "config
     with initialize_config_dir(str(config_dir.resolve()), version_base="1.3"):
         for job in jobs:
             config = _composed(parse(job), config_dir, config_name)
+            absent = [key for key in _all_keys(config) if _is_missing(config, key)]
+            if absent:
+                raise InputError(f"{absent[0]} must be given: add {absent[0]}=... to the command.")
         sweeping = [override for override in overrides if override.is_sweep_override()]
         is_sweep = bool({"-m", "--multirun"} & set(flags)) or _mode(config_name, overrides, jobs[0]) == "MULTIRUN"
     if sweeping and not is_sweep:
@@ -82,10 +85,9 @@ def _check_value(override: Override, config: DictConfig) -> None:
     key = override.key_or_group
     if override.is_add() or override.is_force_add() or override.is_delete():
         return
-    missing = object()
-    known = OmegaConf.select(config, key, default=missing, throw_on_missing=False)
+    known = OmegaConf.select(config, key, default=None, throw_on_missing=False)
     parent = OmegaConf.select(config, key.rpartition(".")[0]) if "." in key else config
-    if known is missing or not (isinstance(parent, DictConfig) and key.rpartition(".")[2] in parent):
+    if not isinstance(parent, DictConfig) or key.rpartition(".")[2] not in list(parent.keys()):
         near = difflib.get_close_matches(key, _all_keys(config), n=3)
         hint = f"did you mean {' or '.join(near)}?" if near else "see python train.py --help."
         raise InputError(f"{_text(override)}: there is no option {key}; {hint}")
@@ -110,6 +112,11 @@ def _all_keys(config: DictConfig, prefix: str = "") -> list[str]:
         if isinstance(child, DictConfig) and not (child._is_none() or child._is_missing() or child._is_interpolation()):
             keys += _all_keys(child, f"{prefix}{key}.")
     return keys
+
+
+def _is_missing(config: DictConfig, key: str) -> bool:
+    parent, _, last = key.rpartition(".")
+    return OmegaConf.is_missing(OmegaConf.select(config, parent) if parent else config, last)
 
 
 def _check_writable(folder: Path) -> None:

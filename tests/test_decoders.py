@@ -1,10 +1,10 @@
 import pytest
 import torch
+from conftest import REPOSITORY
 from hydra import compose, initialize_config_dir
 from hydra.utils import instantiate
 from torch import nn
 
-from conftest import REPOSITORY
 from inversion.alexnet import TAPS
 from inversion.decoders import CompactDecoder, PublishedDecoder
 from inversion.errors import InputError

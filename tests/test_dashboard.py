@@ -1,0 +1,61 @@
+"""What TensorBoard gets to see: read from the event files, and once through a real server."""
+
+import json
+import urllib.request
+
+import pytest
+from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+
+SCALARS = {
+    "train/loss",
+    "val/loss",
+    "val/mse",
+    "val/psnr",
+    "train/images_per_second",
+    "lr-Adam",
+    "hp/val_mse",
+    "hp/test_mse",
+    "hp/val_ssim",
+}
+
+
+@pytest.mark.parametrize("layer", ["conv5", "fc8"])
+def test_the_events_hold_the_promised_tags(sweep, layer):
+    folder = sweep / layer / "tensorboard"
+    events = EventAccumulator(str(folder), size_guidance={"images": 0, "scalars": 0, "tensors": 0})
+    events.Reload()
+    tags = events.Tags()
+    assert set(tags["scalars"]) >= SCALARS
+    assert [event.step for event in events.Scalars("val/mse")] == sorted({e.step for e in events.Scalars("val/mse")})
+    assert len(events.Scalars("val/mse")) == 2  # one an epoch
+    assert tags["images"] == ["val/reconstructions"]
+    assert len(events.Images("val/reconstructions")) == 2
+    (text,) = events.Tensors("config/text_summary")
+    assert f"name: {layer}".encode() in text.tensor_proto.string_val[0]
+    assert sum(file.stat().st_size for file in folder.rglob("*")) < 20e6
+
+
+def test_a_real_server_shows_all_runs_at_once(sweep):
+    from tensorboard import program
+
+    server = program.TensorBoard()
+    server.configure(argv=["tensorboard", "--logdir", str(sweep), "--port", "0", "--load_fast=false"])
+    address = server.launch()
+
+    def get(path, body=None):
+        data = None if body is None else json.dumps(body).encode()
+        headers = {"Content-Type": "application/json"}
+        with urllib.request.urlopen(urllib.request.Request(address + path, data, headers), timeout=30) as response:
+            return json.load(response)
+
+    for _ in range(50):
+        names = set(get("data/runs"))
+        if names >= {"conv5/tensorboard", "fc8/tensorboard"}:
+            break
+    assert names >= {"conv5/tensorboard", "fc8/tensorboard"}
+    tags = get("data/plugin/scalars/tags")
+    for layer in ("conv5", "fc8"):
+        assert set(tags[f"{layer}/tensorboard"]) >= SCALARS
+    experiment = get("data/plugin/hparams/experiment", {"experimentName": "", "hparamsLimit": 0})
+    assert {info["name"] for info in experiment["hparamInfos"]} >= {"layer", "decoder", "encoder", "lr"}
+    assert {info["name"]["tag"] for info in experiment["metricInfos"]} >= {"hp/val_mse", "hp/test_psnr"}

@@ -1,0 +1,130 @@
+import pytest
+import torch
+from conftest import ARCHIVE, needs_real_data
+from PIL import Image
+from test_image_folder import fill
+
+from inversion import pixels
+from inversion.alexnet import Encoder
+from inversion.datamodule import ImageFolder, MadeImages, TinyImageNet, read_image
+from inversion.errors import InputError
+
+
+@pytest.fixture
+def data(made_root):
+    return TinyImageNet(str(made_root), classes=3, val_per_class=2, batch_size=5)
+
+
+def test_batches_reach_the_model_at_227_in_minus_one_to_one(data):
+    data.setup("fit")
+    batch = data.on_after_batch_transfer(next(iter(data.train_dataloader())), 0)
+    assert batch.images.shape == (5, 3, 227, 227) and batch.images.dtype == torch.float32
+    assert -1 <= batch.images.min() < -0.3 and 0.3 < batch.images.max() <= 1
+    assert batch.features is None
+
+
+def test_every_image_comes_once_an_epoch_in_an_order_of_seed_and_epoch(data):
+    loader = data.train_dataloader()
+
+    def order(epoch):
+        loader.sampler.set_epoch(epoch)
+        return torch.cat([batch.images for batch in loader])
+
+    first = order(0)
+    assert len(first) == 12
+    assert torch.equal(first, order(0)) and not torch.equal(first, order(1))
+    assert torch.equal(first.flatten(1).sum(1).sort()[0], data.images("train").flatten(1).sum(1).sort()[0])
+
+
+def test_a_last_batch_of_one_is_dropped(made_root):
+    data = TinyImageNet(str(made_root), classes=3, val_per_class=2, batch_size=11)
+    assert [len(batch.images) for batch in data.train_dataloader()] == [11]
+
+
+def test_the_test_split_is_left_alone_until_asked_for(data):
+    data.setup("fit")
+    assert set(data._images) == {"train", "val"}
+    assert len(data.images("test")) == 6
+
+
+def test_grey_images_become_rgb_and_others_are_fitted(tmp_path):
+    Image.new("L", (64, 64), 77).save(tmp_path / "grey.JPEG")
+    Image.new("RGBA", (90, 40), (10, 20, 30, 255)).save(tmp_path / "wide.png")
+    assert torch.equal(read_image(tmp_path / "grey.JPEG", 64), torch.full((3, 64, 64), 77, dtype=torch.uint8))
+    assert read_image(tmp_path / "wide.png", 64)[:, 0, 0].tolist() == [10, 20, 30]
+
+
+def test_native_size_follows_the_data(tmp_path, data):
+    assert data.native_size == 64
+    for name, size, native in (("small", (40, 30), 30), ("large", (900, 600), 227), ("tiny", (2, 1), 16)):
+        fill(tmp_path / name, 5, size)
+        assert ImageFolder(str(tmp_path / name)).native_size == native
+
+
+def test_broken_images_are_named(tmp_path, one_line):
+    fill(tmp_path, 12)
+    (tmp_path / "5.png").write_bytes((tmp_path / "5.png").read_bytes()[:50])
+    (tmp_path / "7.png").write_text("<html>")
+    for seed in range(2):
+        with pytest.raises(InputError, match=r"[57]\.png") as error:
+            ImageFolder(str(tmp_path), seed=seed).setup("fit")
+        one_line(str(error.value))
+
+
+def test_the_mean_image_is_the_train_images_mean(data):
+    by_hand = pixels.resize(pixels.normalize(data.images("train")), 227).double().mean(0)
+    assert torch.allclose(data.mean_image().double(), by_hand, atol=1e-5)
+
+
+def test_samples_are_the_same_every_time_and_spread_over_classes(data):
+    files, images = data.samples("val", 3)
+    assert images.shape == (3, 3, 227, 227)
+    assert len({name.split("/")[1] for name in files}) == 3
+    assert files == TinyImageNet(str(data.root), classes=3, val_per_class=2).samples("val", 3)[0]
+
+
+def test_held_features_are_those_of_the_images(data):
+    encoder = Encoder("conv5", "random")
+    assert data.hold_features(encoder, torch.device("cpu"))
+    for loader in (data.train_dataloader(), data.val_dataloader()):
+        batch = data.on_after_batch_transfer(next(iter(loader)), 0)
+        assert torch.allclose(batch.features, encoder(batch.images), rtol=1e-4, atol=1e-5)
+
+
+def test_features_over_the_limit_are_not_held(made_root):
+    data = TinyImageNet(str(made_root), classes=3, val_per_class=2, feature_memory_gib=1e-4)
+    assert not data.hold_features(Encoder("conv5", "random"), torch.device("cpu"))
+    assert next(iter(data.train_dataloader())).features is None
+
+
+def test_made_images_are_drawn_by_the_seed_and_never_over_something_else(tmp_path, one_line):
+    options = {"train_per_class": 2, "test_per_class": 1, "val_per_class": 1, "classes": 20}
+    first, same, other = (
+        MadeImages(str(tmp_path / name), seed=seed, **options) for name, seed in (("a", 0), ("b", 0), ("c", 1))
+    )
+    for data in (first, same, other):
+        data.prepare_data()
+        data.prepare_data()
+    assert torch.equal(first.images("train"), same.images("train"))
+    assert not torch.equal(first.images("train"), other.images("train"))
+    assert len(first.images("test")) == 20
+    with pytest.raises(InputError, match="something else") as error:
+        MadeImages(str(tmp_path / "a"), seed=5, **options).prepare_data()
+    one_line(str(error.value))
+
+
+@pytest.mark.parametrize(
+    ("options", "expected"), [({"batch_size": 0}, "data.batch_size"), ({"native_size": 500}, "data.native_size")]
+)
+def test_impossible_options_are_refused(options, expected):
+    with pytest.raises(InputError, match=expected):
+        TinyImageNet("anywhere", **options)
+
+
+@needs_real_data
+def test_real_tiny_imagenet(tmp_path):
+    data = TinyImageNet(str(tmp_path), archive=str(ARCHIVE), seed=0)
+    data.prepare_data()
+    data.setup("fit")
+    assert [len(data.images(part)) for part in ("train", "val", "test")] == [9000, 1000, 1000]
+    assert data.native_size == 64 and len(data.split.classes) == 20

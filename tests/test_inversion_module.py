@@ -1,0 +1,110 @@
+from functools import partial
+
+import pytest
+import torch
+from lightning import Trainer
+from torch import nn
+
+from inversion.alexnet import Encoder
+from inversion.datamodule import TinyImageNet, to_input
+from inversion.decoders import CompactDecoder
+from inversion.inversion_module import InversionModule
+
+
+@pytest.fixture(scope="module")
+def encoder():
+    return Encoder("conv5", "random")
+
+
+def make(encoder, lr=1e-3, step_size=4):
+    torch.manual_seed(0)
+    decoder = CompactDecoder(encoder.feature_shape, 64, 227, channels=[32, 32, 16, 8], depth=[1, 1, 1, 1])
+    return InversionModule(
+        encoder,
+        decoder,
+        loss=nn.MSELoss(),
+        optimizer=partial(torch.optim.Adam, lr=lr),
+        scheduler=partial(torch.optim.lr_scheduler.StepLR, step_size=step_size, gamma=0.5),
+        standardize=True,
+    )
+
+
+def fit(model, made_root, epochs, batch_size=8, val=1, **options):
+    data = TinyImageNet(str(made_root), classes=4, val_per_class=val, batch_size=batch_size, **options)
+    trainer = Trainer(
+        accelerator="cpu",
+        max_epochs=epochs,
+        logger=False,
+        enable_checkpointing=False,
+        enable_progress_bar=False,
+        enable_model_summary=False,
+        num_sanity_val_steps=0,
+    )
+    trainer.fit(model, datamodule=data)
+    return trainer
+
+
+def test_loss_falls_in_a_few_steps(encoder, made_root):
+    losses = []
+
+    class Watched(InversionModule):
+        def training_step(self, batch, batch_idx):
+            loss = super().training_step(batch, batch_idx)
+            losses.append(loss.item())
+            return loss
+
+    model = make(encoder)
+    model.__class__ = Watched
+    fit(model, made_root, epochs=2, batch_size=5)
+    assert len(losses) == 8
+    assert losses[-1] < 0.7 * losses[0]
+
+
+def test_one_batch_can_be_overfitted(encoder, made_root):
+    model = make(encoder, lr=1e-2)
+    images = to_input(TinyImageNet(str(made_root), classes=2, val_per_class=5).images("train"))  # two
+    features = encoder(images)
+    model.standardize.fit([features])
+    optimizer = model.configure_optimizers()["optimizer"]
+    for _ in range(150):
+        loss = model.loss(model.decoder(model.standardize(features)), images)
+        optimizer.zero_grad()
+        loss.backward()
+        optimizer.step()
+    variance = (images - images.mean(0)).square().mean()
+    assert loss < 0.1 * variance
+
+
+def test_only_the_decoder_learns_and_the_encoder_stays_in_eval(encoder, made_root):
+    before = {key: value.clone() for key, value in encoder.state_dict().items()}
+    model = make(encoder)
+    start = [parameter.clone() for parameter in model.decoder.parameters()]
+    fit(model, made_root, epochs=1)
+    model.train()
+    assert not any(module.training for module in encoder.modules())
+    assert all(torch.equal(value, before[key]) for key, value in encoder.state_dict().items())
+    changed = [not torch.equal(old, new) for old, new in zip(start, model.decoder.parameters(), strict=True)]
+    assert sum(changed) > len(changed) * 0.9
+
+
+def test_held_features_train_as_features_computed_each_step(encoder, made_root):
+    losses = [
+        fit(make(encoder), made_root, epochs=2, feature_memory_gib=limit).callback_metrics["train/loss"] for limit in (4, 0)
+    ]
+    assert losses[0] == pytest.approx(losses[1].item(), abs=1e-5)
+
+
+def test_the_state_dict_leaves_the_encoder_out_and_misses_nothing_else(encoder):
+    model = make(encoder)
+    state = model.state_dict()
+    assert not any(key.startswith("encoder.") for key in state)
+    assert {"standardize.mean", "decoder.leave.weight"} <= set(state)
+    model.load_state_dict(state)
+    del state["decoder.leave.weight"]
+    with pytest.raises(RuntimeError, match=r"decoder\.leave\.weight"):
+        model.load_state_dict(state)
+
+
+def test_the_learning_rate_halves_every_step_size_epochs(encoder, made_root):
+    trainer = fit(make(encoder, step_size=1), made_root, epochs=2)
+    assert trainer.optimizers[0].param_groups[0]["lr"] == pytest.approx(1e-3 * 0.25)

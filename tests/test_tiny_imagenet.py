@@ -1,0 +1,233 @@
+"""Download, extraction and reading of Tiny ImageNet; the archives are made here, the server is local."""
+
+import hashlib
+import shutil
+import threading
+import time
+import zipfile
+from functools import partial
+from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
+
+import pytest
+from conftest import ARCHIVE, needs_real_data
+
+from inversion import tiny_imagenet
+from inversion.errors import InputError
+
+NO_URL = "http://127.0.0.1:9/tiny-imagenet-200.zip"  # nothing listens on port 9
+
+
+@pytest.fixture(scope="module")
+def archive(made_root, tmp_path_factory):
+    """A zip of made images in the official layout, with test images as the official one has."""
+    path = tmp_path_factory.mktemp("archive") / "tiny-imagenet-200.zip"
+    with zipfile.ZipFile(path, "w") as file:
+        for source in sorted(made_root.rglob("*")):
+            file.write(source, f"tiny-imagenet-200/{source.relative_to(made_root)}")
+        file.writestr("tiny-imagenet-200/test/images/test_0.JPEG", b"not needed")
+    return path
+
+
+def provide(root, archive=None, url=NO_URL, md5=""):
+    return tiny_imagenet.provide(root, archive, url, md5)
+
+
+def md5_of(path):
+    return hashlib.md5(path.read_bytes()).hexdigest()
+
+
+def test_extracts_all_but_the_test_images(archive, made_root, tmp_path):
+    folder = provide(tmp_path, archive)
+    assert folder == tmp_path / "tiny-imagenet-200"
+    for source in made_root.rglob("*.*"):
+        if source.is_file() and source.name != ".made.json":
+            assert (folder / source.relative_to(made_root)).read_bytes() == source.read_bytes()
+    assert not (folder / "test").exists()
+
+
+def test_extracts_once(archive, tmp_path):
+    folder = provide(tmp_path, archive)
+    (folder / "words.txt").write_text("changed by hand")
+    provide(tmp_path, archive)
+    assert (folder / "words.txt").read_text() == "changed by hand"
+
+
+def test_another_archive_than_the_one_extracted_is_refused(archive, tmp_path, one_line):
+    provide(tmp_path / "data", archive)
+    other = tmp_path / "other.zip"
+    shutil.copy(archive, other)
+    with zipfile.ZipFile(other, "a") as file:
+        file.writestr("more", b"more")
+    with pytest.raises(InputError, match="another archive") as error:
+        provide(tmp_path / "data", other)
+    one_line(str(error.value))
+
+
+def _not_a_zip(path, archive):
+    path.write_bytes(b"<html>no zip</html>" * 100)
+
+
+def _cut_off(path, archive):
+    path.write_bytes(archive.read_bytes()[:-2000])
+
+
+def _flipped_byte(path, archive):
+    content = bytearray(archive.read_bytes())
+    content[len(content) // 2] ^= 0xFF
+    path.write_bytes(content)
+
+
+def _other_content(path, archive):
+    with zipfile.ZipFile(path, "w") as file:
+        file.writestr("readme.txt", b"hello")
+
+
+def _with_member(name, link=False):
+    def write(path, archive):
+        shutil.copy(archive, path)
+        with zipfile.ZipFile(path, "a") as file:
+            member = zipfile.ZipInfo(name)
+            if link:
+                member.external_attr = 0o120777 << 16
+            file.writestr(member, b"/etc/passwd")
+
+    return write
+
+
+@pytest.mark.parametrize(
+    ("write", "expected"),
+    [
+        (_not_a_zip, "no whole zip"),
+        (_cut_off, "no whole zip"),
+        (_flipped_byte, "no whole zip"),
+        (_other_content, "not Tiny ImageNet"),
+        (_with_member("tiny-imagenet-200/../../evil.txt"), "unsafe member"),
+        (_with_member("/tmp/evil.txt"), "unsafe member"),
+        (_with_member("tiny-imagenet-200/train/link", link=True), "unsafe member"),
+        (lambda path, archive: None, "no such file"),
+    ],
+)
+def test_bad_archives_leave_nothing_behind(write, expected, archive, tmp_path, one_line):
+    path = tmp_path / "bad.zip"
+    write(path, archive)
+    with pytest.raises(InputError, match=expected) as error:
+        provide(tmp_path / "data", path)
+    assert str(path) in one_line(str(error.value))
+    left = {entry.name for entry in (tmp_path / "data").iterdir()} if (tmp_path / "data").exists() else set()
+    assert left <= {".lock"}
+    assert not (tmp_path / "evil.txt").exists()
+
+
+def test_an_interrupted_extraction_never_passes_for_whole(archive, tmp_path, monkeypatch):
+    copies = []
+
+    def interrupt(source, sink):
+        copies.append(1)
+        if len(copies) == 10:
+            raise KeyboardInterrupt
+        sink.write(source.read())
+
+    monkeypatch.setattr(tiny_imagenet.shutil, "copyfileobj", interrupt)
+    with pytest.raises(KeyboardInterrupt):
+        provide(tmp_path, archive)
+    assert tiny_imagenet.find_root(tmp_path) is None
+    monkeypatch.undo()
+    assert (provide(tmp_path, archive) / "wnids.txt").is_file()
+
+
+@pytest.fixture
+def server(tmp_path):
+    """A web server on this machine: (its folder, its address)."""
+    folder = tmp_path / "served"
+    folder.mkdir()
+
+    class Quiet(SimpleHTTPRequestHandler):
+        def log_message(self, *args):
+            pass
+
+    httpd = ThreadingHTTPServer(("127.0.0.1", 0), partial(Quiet, directory=str(folder)))
+    thread = threading.Thread(target=httpd.serve_forever, daemon=True)
+    thread.start()
+    yield folder, f"http://127.0.0.1:{httpd.server_address[1]}"
+    httpd.shutdown()
+
+
+def test_downloads_verifies_extracts_and_tidies_up(archive, server, tmp_path):
+    folder, address = server
+    shutil.copy(archive, folder)
+    root = provide(tmp_path / "data", url=f"{address}/{archive.name}", md5=md5_of(archive))
+    assert (root / "wnids.txt").is_file()
+    assert not (tmp_path / "data" / archive.name).exists()
+
+
+@pytest.mark.parametrize("content", [b"<html>moved</html>", b""])
+def test_a_download_with_another_md5_is_not_kept(content, server, tmp_path, one_line):
+    folder, address = server
+    (folder / "tiny.zip").write_bytes(content)
+    with pytest.raises(InputError, match="not Tiny ImageNet") as error:
+        provide(tmp_path / "data", url=f"{address}/tiny.zip", md5="0" * 32)
+    one_line(str(error.value))
+    assert {path.name for path in (tmp_path / "data").iterdir()} == {".lock"}
+
+
+def test_404_and_no_network_are_told_at_once(server, tmp_path, one_line):
+    started = time.monotonic()
+    for url in (f"{server[1]}/absent.zip", NO_URL, "http://no-such-host.invalid/tiny.zip"):
+        with pytest.raises(InputError, match="can't be downloaded") as error:
+            provide(tmp_path / "data", url=url)
+        assert url in one_line(str(error.value)) and "data.archive=PATH" in str(error.value)
+    assert time.monotonic() - started < 30
+
+
+def test_the_split_is_drawn_from_train_and_tested_on_official_validation(made_root):
+    split = tiny_imagenet.read_split(made_root, classes=5, val_per_class=2, seed=0)
+    assert (len(split.train), len(split.val), len(split.test)) == (5 * 4, 5 * 2, 5 * 2)
+    assert len({*split.train, *split.val, *split.test}) == 40
+    for wnid in split.classes:
+        assert sum(wnid in name for name in split.val) == 2
+    assert all(name.startswith("val/images/") for name in split.test)
+    assert all((made_root / name).is_file() for name in [*split.train, *split.val, *split.test])
+    assert split.classes[next(iter(split.classes))].split()[0] in ("plain", "striped", "checked", "dotted")
+
+
+def test_the_split_follows_the_seed(made_root):
+    splits = [tiny_imagenet.read_split(made_root, 20, 2, seed) for seed in (0, 0, 1)]
+    assert splits[0] == splits[1]
+    assert splits[0].val != splits[2].val
+
+
+@pytest.fixture
+def damaged(made_root, tmp_path):
+    return shutil.copytree(made_root, tmp_path / "damaged")
+
+
+def test_missing_classes_are_named(damaged, one_line):
+    shutil.rmtree(damaged / "train" / "n90000004")
+    with pytest.raises(InputError, match=r"n90000004 \(plain square\)") as error:
+        tiny_imagenet.read_split(damaged, None, 2, 0)
+    one_line(str(error.value))
+
+
+@pytest.mark.parametrize("name", ["words.txt", "val/val_annotations.txt", "wnids.txt"])
+def test_missing_files_are_named(damaged, name, one_line):
+    (damaged / name).unlink()
+    with pytest.raises(InputError, match=name) as error:
+        tiny_imagenet.read_split(damaged, 3, 2, 0)
+    one_line(str(error.value))
+
+
+def test_too_few_images_are_told(made_root, one_line):
+    with pytest.raises(InputError, match="has 6 images") as error:
+        tiny_imagenet.read_split(made_root, 3, 6, 0)
+    one_line(str(error.value))
+
+
+@needs_real_data
+def test_known_classes_of_seed_0_on_the_real_ids():
+    with zipfile.ZipFile(ARCHIVE) as file:
+        ids = file.read("tiny-imagenet-200/wnids.txt").decode().split()
+    assert len(ids) == 200
+    assert " ".join(tiny_imagenet.draw_classes(ids, 20, 0)) == (
+        "n01784675 n02085620 n02132136 n02481823 n02788148 n02793495 n02815834 n02883205 n03042490 n03201208 "
+        "n03393912 n03444034 n03804744 n03837869 n03930313 n03937543 n04254777 n04371430 n07920052 n09193705"
+    )

@@ -1,0 +1,199 @@
+"""Whole runs and sweeps of train.py: what they leave behind, how they fail, how they go on."""
+
+import csv
+import gc
+import json
+import math
+import os
+import signal
+import subprocess
+import sys
+import time
+import weakref
+
+import pytest
+import torch
+from conftest import REPOSITORY, TRAINED, Outcome, needs_trained_encoder, run_train
+from PIL import Image
+
+from inversion import runs
+
+NUMBERS = {"mse", "psnr", "ssim", "normalized_error", "mse_64", "ssim_64"}
+
+
+@pytest.mark.parametrize("layer", ["conv5", "fc8"])
+def test_a_run_leaves_what_was_promised(sweep, layer):
+    folder = sweep / layer
+    metrics = json.loads((folder / "metrics.json").read_text())
+    assert metrics["layer"] == layer
+    for part in ("val", "test"):
+        assert set(metrics[part]) == NUMBERS | {"mean_image"}
+        assert set(metrics[part]["mean_image"]) == NUMBERS
+        assert all(math.isfinite(metrics[part][key]) for key in NUMBERS)
+    split = json.loads((folder / "split.json").read_text())
+    assert [len(split[part]) for part in ("train", "val", "test")] == [12, 6, 6]
+    assert all(set(entry) == {"id", "name"} for entry in split["classes"])
+    for name in (".hydra/config.yaml", "tensorboard", "samples.png", "checkpoints/best.ckpt", "checkpoints/last.ckpt"):
+        assert (folder / name).exists(), name
+
+
+@pytest.mark.parametrize("layer", ["conv5", "fc8"])
+@pytest.mark.parametrize("name", ["best", "last"])
+def test_checkpoints_load_safely_and_hold_the_decoder_alone(sweep, layer, name):
+    checkpoint = torch.load(sweep / layer / "checkpoints" / f"{name}.ckpt", weights_only=True)
+    prefixes = {key.split(".")[0] for key in checkpoint["state_dict"]}
+    assert prefixes == {"decoder", "standardize"}
+    if name == "last":
+        assert checkpoint["epoch"] == 1 and checkpoint["optimizer_states"]
+
+
+def test_both_layers_share_split_and_mean_image(sweep):
+    first, second = (json.loads((sweep / layer / "metrics.json").read_text()) for layer in ("conv5", "fc8"))
+    assert first["test"]["mean_image"] == second["test"]["mean_image"]
+    assert first["test"]["mse"] != second["test"]["mse"]
+
+
+def test_a_sweep_ends_with_figure_and_table(sweep):
+    rows = list(csv.DictReader((sweep / "metrics.csv").open()))
+    assert [row["layer"] for row in rows] == ["conv5", "fc8"]
+    for row in rows:
+        metrics = json.loads((sweep / row["layer"] / "metrics.json").read_text())
+        assert float(row["val_mse"]) == metrics["val"]["mse"]
+        assert float(row["test_mse"]) == metrics["test"]["mse"]
+        assert float(row["test_mean_image_ssim"]) == metrics["test"]["mean_image"]["ssim"]
+    with Image.open(sweep / "samples.png") as figure:
+        assert figure.width > 3 * 227 and figure.height > 6 * 227  # three columns; six validation images
+
+
+def test_the_table_names_every_layer_and_the_mean_image(sweep):
+    table = runs.format_table([runs.FinishedRun.load(sweep / layer) for layer in ("fc8", "conv5")])
+    assert [line.split()[:2] for line in table.splitlines()[1:]] == [
+        ["val", "conv5"],
+        ["val", "fc8"],
+        ["val", "mean"],
+        ["test", "conv5"],
+        ["test", "fc8"],
+        ["test", "mean"],
+    ]
+
+
+def test_samples_of_other_images_get_a_figure_of_their_own(sweep, tmp_path):
+    run = runs.FinishedRun.load(sweep / "fc8")
+    other = runs.FinishedRun(
+        run.folder, run.metrics, runs.Samples(["x"], run.samples.originals[:1], run.samples.reconstructions[:1])
+    )
+    paths = runs.write_figures(tmp_path, [run, other])
+    assert [path.name for path in paths] == ["samples.png", "samples_2.png"]
+
+
+def test_metrics_that_are_not_finite_become_null(tmp_path):
+    runs.write_metrics(tmp_path, {"val": {"mse": math.nan, "psnr": math.inf, "ssim": 0.5}})
+    assert json.loads((tmp_path / "metrics.json").read_text()) == {"val": {"mse": None, "psnr": None, "ssim": 0.5}}
+
+
+def test_test_false_leaves_the_test_split_untouched(quick, tmp_path, monkeypatch):
+    from inversion.datamodule import ImageDataModule
+
+    asked = []
+    images = ImageDataModule.images
+    monkeypatch.setattr(ImageDataModule, "images", lambda self, part: asked.append(part) or images(self, part))
+    assert run_train("layer=conv5", *quick, "test=false", "trainer.max_epochs=1", f"hydra.run.dir={tmp_path}").code == 0
+    assert "val" in asked and "test" not in asked
+    assert "test" not in json.loads((tmp_path / "metrics.json").read_text())
+
+
+def test_ones_own_images(tmp_path):
+    from test_image_folder import fill
+
+    fill(tmp_path / "photos", 12, size=(48, 40))
+    options = ["data=folder", f"data.root={tmp_path / 'photos'}", "encoder.weights=random", "trainer.max_epochs=1"]
+    assert run_train("layer=conv5", *options, f"hydra.run.dir={tmp_path / 'out'}").code == 0
+    assert {"mse_40", "ssim_40"} <= set(json.loads((tmp_path / "out" / "metrics.json").read_text())["val"])
+
+
+def test_a_finished_run_is_not_repeated(sweep, quick, capsys):
+    before = (sweep / "fc8" / "metrics.json").stat().st_mtime_ns
+    assert run_train("layer=fc8", *quick, f"hydra.run.dir={sweep / 'fc8'}").code == 0
+    assert (sweep / "fc8" / "metrics.json").stat().st_mtime_ns == before
+
+
+def test_a_failed_job_takes_nothing_with_it(quick, tmp_path):
+    """conv5 has four working sizes and fc8 five, so these depths fit conv5 alone."""
+    options = ["layer=fc8,conv5", "decoder.depth=[1,1,1,1]", "trainer.max_epochs=1", "test=false"]
+    outcome = run_train("-m", *quick, *options, f"hydra.sweep.dir={tmp_path}")
+    assert outcome.code == 1
+    assert "fc8" in outcome.said and "decoder.depth" in outcome.said and "conv5 (" not in outcome.said
+    assert [row["layer"] for row in csv.DictReader((tmp_path / "metrics.csv").open())] == ["conv5"]
+    assert (tmp_path / "samples.png").is_file()
+    assert "decoder.depth" in (tmp_path / "fc8" / "failed.txt").read_text()
+
+
+def test_a_failed_jobs_model_is_given_back_before_the_next_starts(quick, tmp_path, monkeypatch):
+    from inversion import evaluation
+
+    models = []
+
+    def fail_once(model, *arguments):
+        if not models:
+            models.append(weakref.ref(model))
+            raise RuntimeError("for the test")
+        gc.collect()
+        models.append(models[0]() is None)
+        return dict.fromkeys(NUMBERS, 0.5) | {"mean_image": dict.fromkeys(NUMBERS, 0.5)}
+
+    monkeypatch.setattr(evaluation, "evaluate", fail_once)
+    options = ["layer=fc8,conv5", "trainer.max_epochs=1", "test=false"]
+    outcome = run_train("-m", *quick, *options, f"hydra.sweep.dir={tmp_path}")
+    assert outcome.code == 1 and "RuntimeError: for the test" in outcome.said
+    assert models[1] is True
+
+
+def test_other_swept_keys_are_in_the_folders_names(quick, tmp_path):
+    options = ["layer=conv5", "seed=1,2", "trainer.max_epochs=1", "test=false"]
+    assert run_train("-m", *quick, *options, f"hydra.sweep.dir={tmp_path}") == Outcome(0, "")
+    assert {path.name for path in tmp_path.iterdir() if path.is_dir()} == {"conv5_seed-1", "conv5_seed-2"}
+    assert len(list(csv.DictReader((tmp_path / "metrics.csv").open()))) == 2
+
+
+def test_ctrl_c_keeps_and_names_the_last_checkpoint_and_the_run_goes_on(quick, tmp_path):
+    """A real process, a real signal; the run that goes on ends as one that was never stopped."""
+    options = ["layer=fc8", *quick, "trainer.max_epochs=40", "test=false", f"hydra.run.dir={tmp_path / 'out'}"]
+    command = [sys.executable, str(REPOSITORY / "train.py"), *options]
+    process = subprocess.Popen(command, cwd=tmp_path, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
+    last = tmp_path / "out" / "checkpoints" / "last.ckpt"
+    deadline = time.monotonic() + 120
+    while not last.exists() and time.monotonic() < deadline:
+        time.sleep(0.05)
+    time.sleep(0.5)
+    os.kill(process.pid, signal.SIGINT)
+    said, _ = process.communicate(timeout=60)
+    assert process.returncode == 130
+    assert str(last) in said and f"hydra.run.dir='{tmp_path / 'out'}'" in said
+    assert not (tmp_path / "out" / "metrics.json").exists()
+    done = torch.load(last, weights_only=True)["epoch"] + 1
+    assert done < 40
+
+    more = [*options[:-3], f"trainer.max_epochs={done + 1}", "test=false"]
+    assert run_train(*more, options[-1]).code == 0
+    assert run_train(*more, f"hydra.run.dir={tmp_path / 'whole'}").code == 0
+    gone_on, whole = (
+        torch.load(tmp_path / name / "checkpoints" / "last.ckpt", weights_only=True) for name in ("out", "whole")
+    )
+    for key, value in whole["state_dict"].items():
+        assert torch.allclose(gone_on["state_dict"][key].float(), value.float(), atol=1e-4), key
+
+
+def test_works_from_another_working_directory(quick, tmp_path):
+    options = ["layer=conv5", *quick, "trainer.max_epochs=1", "test=false", "hydra.run.dir=here"]
+    command = [sys.executable, str(REPOSITORY / "train.py"), *options]
+    subprocess.run(command, cwd=tmp_path, check=True, capture_output=True)
+    assert (tmp_path / "here" / "metrics.json").is_file()
+
+
+@needs_trained_encoder
+def test_published_decoders_get_raw_features_of_trained_weights(quick, tmp_path):
+    options = [f"encoder.weights={TRAINED}", "trainer.max_epochs=1", "test=false"]
+    for decoder, standardized in (("published", False), ("compact", True)):
+        arguments = ["layer=conv5", *quick, *options, f"decoder={decoder}", f"hydra.run.dir={tmp_path / decoder}"]
+        assert run_train(*arguments).code == 0
+        assert json.loads((tmp_path / decoder / "metrics.json").read_text())["standardize"] is standardized
