@@ -3,6 +3,7 @@
 import csv
 import io
 import json
+import logging
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -15,6 +16,8 @@ from inversion.alexnet import TAPS
 from inversion.errors import InputError
 from inversion.figures import samples_figure
 from inversion.files import whole_file, write_whole
+
+log = logging.getLogger(__name__)
 
 METRICS_FILE = "metrics.json"
 SAMPLES_FILE = "samples.pt"
@@ -62,6 +65,20 @@ class FinishedRun:
             raise InputError(f"{folder} holds no finished run ({METRICS_FILE} is missing).")
         metrics = json.loads((folder / METRICS_FILE).read_text())
         return cls(folder, metrics, Samples(**torch.load(folder / SAMPLES_FILE, weights_only=True)))
+
+
+def find(folder: Path) -> list[FinishedRun]:
+    """The finished runs of a folder: itself, or those in it.
+
+    Raises:
+        InputError: it holds none.
+    """
+    if is_finished(folder):
+        return [FinishedRun.load(folder)]
+    runs = [FinishedRun.load(path) for path in sorted(folder.iterdir()) if is_finished(path)] if folder.is_dir() else []
+    if not runs:
+        raise InputError(f"{folder} holds no finished run: give the folder of a run or of a sweep.")
+    return runs
 
 
 def is_finished(folder: Path) -> bool:
@@ -160,6 +177,15 @@ def _cells(scores: dict[str, float | None], native: int) -> list[str]:
     values = [scores[name.format(n=native)] for name in SHOWN]
     formats = (".5f", ".2f", ".4f", ".4f", ".5f", ".4f")
     return ["-" if value is None else format(value, spec) for value, spec in zip(values, formats, strict=True)]
+
+
+def publish(folder: Path, runs: Sequence[FinishedRun]) -> None:
+    """Writes table and figures of these runs into the folder, prints the table and says where they are."""
+    table = write_table(folder, runs)
+    log.info("\n" + format_table(runs) + "\n")
+    log.info(f"Table    {table}")
+    for figure in write_figures(folder, runs):
+        log.info(f"Figure   {figure}")
 
 
 def result_line(metrics: dict[str, Any], folder: Path) -> str:

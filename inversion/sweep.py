@@ -83,17 +83,12 @@ class SweepReport(Callback):
 
 def report(folder: Path) -> list[str]:
     """Writes figure and table of the finished runs in a sweep's folder, prints the table, and returns the failed jobs."""
-    from inversion.runs import FinishedRun, format_table, is_finished, write_figures, write_table
+    from inversion.runs import FinishedRun, is_finished, publish  # not at the top: it needs torch, and --help doesn't
 
     jobs = sorted(path for path in folder.iterdir() if (path / ".hydra").is_dir())
     runs = [FinishedRun.load(job) for job in jobs if is_finished(job)]
     if runs:
-        table = write_table(folder, runs)
-        figures = write_figures(folder, runs)
-        log.info("\n" + format_table(runs) + "\n")
-        log.info(f"Table    {table}")
-        for figure in figures:
-            log.info(f"Figure   {figure}")
+        publish(folder, runs)
         log.info(f"Curves   tensorboard --logdir {folder} --samples_per_plugin images=200")
     return [f"{job.name} ({_reason(job)})" for job in jobs if not is_finished(job)]
 
@@ -114,7 +109,7 @@ def run_job(task: Callable[[DictConfig, Path], Any], cfg: DictConfig) -> None:
     folder = Path(job.runtime.output_dir)
     in_sweep = not OmegaConf.is_missing(job.job, "num")
     (folder / FAILED_FILE).unlink(missing_ok=True)
-    if cfg.note and not in_sweep:
+    if cfg.get("note") and not in_sweep:
         log.info(f"Note: {cfg.note}")
     try:
         task(cfg, folder)
@@ -123,9 +118,9 @@ def run_job(task: Callable[[DictConfig, Path], Any], cfg: DictConfig) -> None:
         if isinstance(error, SystemExit) and not isinstance(error.__context__, KeyboardInterrupt):
             raise
         last = folder / "checkpoints" / "last.ckpt"
-        kept = f"the last checkpoint is {last}; the same command with " if last.is_file() else "no epoch was completed; "
-        advice = f"hydra.run.dir='{folder}' goes on from it" if last.is_file() else f"nothing is kept in {folder}"
-        print(f"Interrupted: {kept}{advice}.", file=sys.stderr)
+        again = f"hydra.sweep.dir='{folder.parent}'" if in_sweep else f"hydra.run.dir='{folder}'"
+        kept = f"the last checkpoint is {last}; the same command with {again} goes on from it"
+        print(f"Interrupted: {kept if last.is_file() else 'nothing to go on from yet'}.", file=sys.stderr)
         raise SystemExit(130) from None
     except Exception as error:
         message = _user_sentence(error)
