@@ -31,8 +31,8 @@ def build(name: str, config: DictConfig, **arguments: Any) -> Any:
         cause: BaseException = error
         while cause.__cause__ is not None:
             cause = cause.__cause__
-        if isinstance(cause, InputError):
-            raise cause from None
+            if isinstance(cause, InputError):
+                raise cause from None
         reason = (str(cause).strip().splitlines() or [type(cause).__name__])[0].rstrip(".")
         raise InputError(f"The options of {name} can't be used ({reason}): see conf/{name} for what they may be.") from error
 

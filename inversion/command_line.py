@@ -129,7 +129,7 @@ def _check_writable(folder: Path) -> None:
             file.write(bytes(1 << 20))
     except OSError as error:
         raise InputError(
-            f"The output folder {folder} can't be written ({error.strerror}): free it, or give hydra.run.dir=PATH "
+            f"The output folder {folder} can't be written ({error.strerror}): give another hydra.run.dir=PATH "
             "(hydra.sweep.dir=PATH for a sweep)."
         ) from error
 

@@ -28,7 +28,7 @@ class MeanPSNR(Metric):
 
     def __init__(self) -> None:
         super().__init__()
-        self.add_state("total", torch.tensor(0.0, dtype=torch.float64), dist_reduce_fx="sum")
+        self.add_state("total", torch.tensor(0.0), dist_reduce_fx="sum")
         self.add_state("count", torch.tensor(0), dist_reduce_fx="sum")
 
     def update(self, prediction: Tensor, target: Tensor) -> None:
@@ -38,7 +38,7 @@ class MeanPSNR(Metric):
         self.count += len(values)
 
     def compute(self) -> Tensor:
-        return (self.total / self.count).float()
+        return self.total / self.count
 
 
 def quick_metrics(prefix: str) -> MetricCollection:

@@ -33,14 +33,14 @@ class Standardize(nn.Module):
         """Takes the statistics of these features, (B, *feature_shape) each, in one pass (Chan et al. 1979, merged
         batch by batch in float64). A unit that never changes keeps its scale.
         """
-        count, mean, squares = 0, torch.zeros(()), torch.zeros(())
+        count, mean, squares = 0, torch.zeros((), dtype=torch.float64), torch.zeros((), dtype=torch.float64)
         for features in batches:
-            values = features.transpose(0, 1).flatten(1).double()  # (C, B * H * W)
+            values = features.transpose(0, 1).flatten(1).cpu().double()  # (C, B * H * W); Apple's GPU has no float64
             n, batch_mean = values.shape[1], values.mean(1)
-            squares = squares.to(values) + (values - batch_mean[:, None]).square().sum(1)
-            delta = batch_mean - mean.to(values)
+            squares = squares + (values - batch_mean[:, None]).square().sum(1)
+            delta = batch_mean - mean
             squares = squares + delta.square() * (count * n / (count + n))
-            mean = mean.to(values) + delta * (n / (count + n))
+            mean = mean + delta * (n / (count + n))
             count += n
         if count == 0:
             raise ValueError("no features to standardise by")

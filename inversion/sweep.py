@@ -89,7 +89,7 @@ def report(folder: Path) -> list[str]:
     runs = [FinishedRun.load(job) for job in jobs if is_finished(job)]
     if runs:
         publish(folder, runs)
-        log.info(f"Curves   tensorboard --logdir {folder} --samples_per_plugin images=200")
+        log.info(f"Curves   {sys.executable} -m tensorboard.main --logdir {folder} --samples_per_plugin images=200")
     return [f"{job.name} ({_reason(job)})" for job in jobs if not is_finished(job)]
 
 
@@ -144,5 +144,5 @@ def _user_sentence(error: Exception) -> str | None:
     if isinstance(error, InputError):
         return str(error)
     if isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EACCES, errno.EROFS, errno.EDQUOT):
-        return f"{error.filename or 'A file'} can't be written ({error.strerror}): free it, or choose another folder."
+        return f"{error.filename or 'A file'} can't be written ({error.strerror}): make room there, or choose another folder."
     return None

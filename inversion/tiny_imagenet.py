@@ -136,6 +136,9 @@ def extract(archive: Path, target: Path) -> None:
                 write_whole(temporary / ".archive.md5", _md5(archive).encode())
                 temporary.chmod(0o755)
                 os.replace(temporary, target)
+            except OSError as error:
+                error.filename = str(target)
+                raise
             finally:
                 shutil.rmtree(temporary, ignore_errors=True)
     except (zipfile.BadZipFile, EOFError, zlib.error, NotImplementedError, RuntimeError) as error:

@@ -61,12 +61,12 @@ def test_loss_falls_in_a_few_steps(encoder, made_root):
 
 
 def test_one_batch_can_be_overfitted(encoder, made_root):
-    model = make(encoder, lr=1e-2)
-    images = to_input(TinyImageNet(str(made_root), classes=2, val_per_class=5).images("train"))  # two
+    model = make(encoder, lr=3e-3)
+    images = to_input(TinyImageNet(str(made_root), classes=4, val_per_class=5).images("train"))  # four
     features = encoder(images)
     model.standardize.fit([features])
     optimizer = model.configure_optimizers()["optimizer"]
-    for _ in range(150):
+    for _ in range(200):
         loss = model.loss(model.decoder(model.standardize(features)), images)
         optimizer.zero_grad()
         loss.backward()

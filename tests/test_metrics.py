@@ -66,7 +66,7 @@ def test_pairwise_distance_is_that_of_the_resized_images():
 
 
 def test_the_mean_image_scores_one_over_root_two():
-    native = native_images(200, 16)
+    native = native_images(80, 16)
     target = at_input(native)
     metrics = FinalMetrics(16, mean_pairwise_distance(native))
     metrics.update(target.mean(0, keepdim=True).expand_as(target), target)
