@@ -41,6 +41,7 @@ def train(cfg: DictConfig, folder: Path) -> dict[str, Any] | None:
     # The encoder is meant to be in eval mode, and the images are in memory, so loading needs no workers.
     warnings.filterwarnings("ignore", message=".*in eval mode at the start of training.*")
     warnings.filterwarnings("ignore", message=".*does not have many workers.*")
+    warnings.filterwarnings("ignore", message=".*exists and is not empty.*")  # a run that goes on
     warnings.filterwarnings("ignore", message=".*isinstance.treespec, LeafSpec.*")
 
     started = time.perf_counter()
@@ -53,6 +54,10 @@ def train(cfg: DictConfig, folder: Path) -> dict[str, Any] | None:
     trainer = build("trainer", cfg.trainer, logger=False, callbacks=list(build("callbacks", cfg.callbacks).values()))
     if trainer.world_size > 1:
         raise InputError("trainer.devices: one run trains on one device; start one run per device instead.")
+    if trainer.precision not in ("32-true", "bf16-mixed", "16-mixed"):
+        raise InputError(f"trainer.precision={trainer.precision} must be 32-true, bf16-mixed or 16-mixed.")
+    if cfg.samples < 1:
+        raise InputError(f"samples={cfg.samples} must be at least 1.")
     if trainer.max_epochs is None or trainer.max_epochs < 1:
         raise InputError(f"trainer.max_epochs={trainer.max_epochs} must be at least 1.")
     encoder = build("encoder", cfg.encoder)

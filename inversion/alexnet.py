@@ -91,10 +91,13 @@ class Encoder(nn.Module):
         return super().train(False)
 
     def forward(self, images: Tensor) -> Tensor:
-        """Images (B, 3, 227, 227) in [-1, 1] -> features (B, C, H, W) or (B, D), see `TAPS`."""
+        """Images (B, 3, 227, 227) in [-1, 1] -> features (B, C, H, W) or (B, D), see `TAPS`. Always in float32, also
+        where the decoder trains in mixed precision.
+        """
         if self.input_stats == "imagenet":
             images = transforms.normalize(images * 0.5 + 0.5, IMAGENET_MEAN, IMAGENET_STD)
-        return self.network(images)
+        with torch.autocast(images.device.type, enabled=False):
+            return self.network(images)
 
 
 def cut(network: AlexNet, last: str) -> nn.Sequential:

@@ -13,6 +13,7 @@ from torch import Tensor
 
 from inversion import pixels
 from inversion.datamodule import Batch
+from inversion.errors import InputError
 from inversion.figures import pairs_grid
 
 log = logging.getLogger(__name__)
@@ -39,6 +40,8 @@ class ReconstructionGrid(Callback):
     """
 
     def __init__(self, images: int = 8, times: int = 10) -> None:
+        if images < 1 or times < 1:
+            raise InputError(f"callbacks.grid.images={images} and callbacks.grid.times={times} must be at least 1.")
         self.images = images
         self.times = times
 

@@ -15,6 +15,9 @@ from omegaconf.errors import OmegaConfBaseException
 from inversion.errors import InputError
 from inversion.sweep import parse
 
+MAY_BE_NULL = ("data.classes",)
+"""Numbers by default, where null has a meaning of its own."""
+
 
 def check(arguments: Sequence[str], config_dir: Path, config_name: str = "config") -> None:
     """Composes every job that these arguments ask for, and tries whether the output folder can be written.
@@ -57,7 +60,7 @@ def _mode(config_name: str, overrides: Sequence[Override], job: Sequence[str]) -
 
 
 def _composed(overrides: Sequence[Override], config_dir: Path, config_name: str) -> DictConfig:
-    groups = [override for override in overrides if _is_group(override, config_dir)]
+    groups = [override for override in overrides if "/" in override.key_or_group or _is_group(override, config_dir)]
     values = [override for override in overrides if override not in groups]
     for override in groups:
         _check_choice(override, config_dir)
@@ -76,8 +79,10 @@ def _is_group(override: Override, config_dir: Path) -> bool:
 
 def _check_choice(override: Override, config_dir: Path) -> None:
     group, value = override.key_or_group, override.value()
+    if "/" in group:  # Hydra's own, or nested: Hydra says itself what there is
+        return
     options = sorted(path.stem for path in (config_dir / group).glob("*.yaml"))
-    if not override.is_delete() and value is not None and value not in options:
+    if not override.is_delete() and value not in options:
         raise InputError(f"{group}={value}: no such {group}; choose one of {', '.join(options)}.")
 
 
@@ -98,7 +103,8 @@ def _check_value(override: Override, config: DictConfig) -> None:
         float: ((int, float), "a number"),
     }
     types, words = expected.get(type(known), ((object,), ""))
-    if value is not None and (not isinstance(value, types) or (isinstance(value, bool) and type(known) is not bool and words)):
+    is_odd = not isinstance(value, types) or (isinstance(value, bool) and words and type(known) is not bool)
+    if is_odd and not (value is None and key in MAY_BE_NULL):
         raise InputError(f"{_text(override)}: {key} must be {words}.")
 
 

@@ -33,6 +33,10 @@ class Batch(NamedTuple):
     features: Tensor | None
     """The encoder's features of these images, float (B, *feature_shape), where they are held; else None."""
 
+    def as_input(self) -> "Batch":
+        """The loader's batch, now on its device, with its images normalised and resized."""
+        return self._replace(images=to_input(self.images))
+
 
 class ImageDataModule(LightningDataModule):
     """What every source of images shares.
@@ -168,7 +172,7 @@ class ImageDataModule(LightningDataModule):
 
     def on_after_batch_transfer(self, batch: Batch, dataloader_idx: int) -> Batch:
         """Normalises and resizes the images, now on the device."""
-        return batch._replace(images=to_input(batch.images))
+        return batch.as_input()
 
 
 def to_input(images: Tensor) -> Tensor:

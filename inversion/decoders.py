@@ -40,7 +40,7 @@ class Decoder(nn.Module):
 
     def forward(self, features: Tensor) -> Tensor:
         """Features (B, *feature_shape) -> images (B, 3, output_size, output_size)."""
-        return pixels.resize(self.draw(features), self.output_size)
+        return pixels.resize(self.draw(features).float(), self.output_size)
 
 
 class PublishedDecoder(Decoder):

@@ -34,6 +34,9 @@ class Evaluation(LightningModule):
         self.model = model
         self.metrics = metrics
 
+    def on_after_batch_transfer(self, batch: Batch, dataloader_idx: int) -> Batch:
+        return batch.as_input()
+
     def test_step(self, batch: Batch, batch_idx: int) -> None:
         self.metrics.update(self.model(batch.images), batch.images)
 
@@ -62,7 +65,6 @@ def evaluate(model: nn.Module, datamodule: ImageDataModule, part: str, trainer: 
         metrics = FinalMetrics(datamodule.native_size, distance)
         loader = datamodule.val_dataloader() if part == "val" else datamodule.test_dataloader()
         evaluation = Evaluation(model, metrics)
-        evaluation.on_after_batch_transfer = datamodule.on_after_batch_transfer  # type: ignore[method-assign]
         with torch.no_grad():
             trainer.test(evaluation, loader, verbose=False)
         return metrics.compute()

@@ -72,10 +72,11 @@ class FinalMetrics(nn.Module):
     def update(self, prediction: Tensor, target: Tensor) -> None:
         """Both (B, 3, 227, 227) around [-1, 1]."""
         shown, truth = pixels.denormalize(prediction), pixels.denormalize(target)
-        self.at_input.update(shown, truth)
-        self.distance.update((shown - truth).flatten(1).norm(dim=1))
-        native = [pixels.to_native(images, self.native_size).clamp(0, 1) for images in (shown, truth)]
-        self.at_native.update(*native)
+        with torch.autocast(shown.device.type, enabled=False):  # scores stay in float32 in mixed precision too
+            self.at_input.update(shown, truth)
+            self.distance.update((shown - truth).flatten(1).norm(dim=1))
+            native = [pixels.to_native(images, self.native_size).clamp(0, 1) for images in (shown, truth)]
+            self.at_native.update(*native)
 
     def compute(self) -> dict[str, float]:
         """The numbers by name."""

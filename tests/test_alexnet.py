@@ -70,6 +70,13 @@ def test_stays_frozen_and_in_eval(network, monkeypatch):
     assert not encoder(images).requires_grad
 
 
+def test_features_are_float32_in_mixed_precision_too(saved):
+    encoder, images = Encoder("fc8", str(saved)), torch.rand(1, 3, 227, 227)
+    with torch.autocast("cpu", torch.bfloat16):
+        mixed = encoder(images)
+    assert torch.equal(mixed, encoder(images))
+
+
 def test_any_number_of_classes_and_floating_type(saved):
     encoder = Encoder("fc8", str(saved))
     assert encoder.feature_shape == (7,)
