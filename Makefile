@@ -3,16 +3,13 @@
 PYTHON ?= python3
 BIN := .venv/bin
 
-.PHONY: demo test test-slow lint dashboard clean
+.PHONY: demo test lint dashboard clean
 
 demo: .venv/ready
 	$(BIN)/python train.py experiment=demo
 
 test: .venv/ready
-	$(BIN)/python -m pytest -m "not slow"
-
-test-slow: .venv/ready
-	$(BIN)/python -m pytest -m slow
+	$(BIN)/python -m pytest
 
 lint: .venv/ready
 	$(BIN)/ruff check .

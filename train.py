@@ -64,6 +64,8 @@ def train(cfg: DictConfig, folder: Path) -> dict[str, Any] | None:
     datamodule = build("data", cfg.data)
     datamodule.prepare_data()
     datamodule.setup("fit")
+    if cfg.test:  # a broken test image is better found now than after the training
+        datamodule.images("test")
     decoder = build(
         "decoder",
         cfg.decoder,

@@ -81,7 +81,7 @@ def _check_choice(override: Override, config_dir: Path) -> None:
     group, value = override.key_or_group, override.value()
     if "/" in group:  # Hydra's own, or nested: Hydra says itself what there is
         return
-    options = sorted(path.stem for path in (config_dir / group).glob("*.yaml"))
+    options = sorted(path.stem for path in (config_dir / group).glob("*.yaml") if path.stem != "loading")
     if not override.is_delete() and value not in options:
         raise InputError(f"{group}={value}: no such {group}; choose one of {', '.join(options)}.")
 

@@ -114,14 +114,16 @@ def run_job(task: Callable[[DictConfig, Path], Any], cfg: DictConfig) -> None:
     try:
         task(cfg, folder)
     except (KeyboardInterrupt, SystemExit) as error:
-        # Lightning turns Ctrl-C into SystemExit.
-        if isinstance(error, SystemExit) and not isinstance(error.__context__, KeyboardInterrupt):
+        # Lightning turns Ctrl-C and SIGTERM into SystemExit.
+        is_signal = type(error).__name__ == "SIGTERMException" or isinstance(error.__context__, KeyboardInterrupt)
+        if isinstance(error, SystemExit) and not is_signal:
             raise
         last = folder / "checkpoints" / "last.ckpt"
+        stopped = type(error).__name__ == "SIGTERMException"
         again = f"hydra.sweep.dir='{folder.parent}'" if in_sweep else f"hydra.run.dir='{folder}'"
         kept = f"the last checkpoint is {last}; the same command with {again} goes on from it"
         print(f"Interrupted: {kept if last.is_file() else 'nothing to go on from yet'}.", file=sys.stderr)
-        raise SystemExit(130) from None
+        raise SystemExit(143 if stopped else 130) from None
     except Exception as error:
         message = _user_sentence(error)
         if not in_sweep:

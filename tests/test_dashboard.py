@@ -1,6 +1,7 @@
 """What TensorBoard gets to see: read from the event files, and once through a real server."""
 
 import json
+import time
 import urllib.request
 
 import pytest
@@ -52,6 +53,7 @@ def test_a_real_server_shows_all_runs_at_once(sweep):
         names = set(get("data/runs"))
         if names >= {"conv5/tensorboard", "fc8/tensorboard"}:
             break
+        time.sleep(0.1)
     assert names >= {"conv5/tensorboard", "fc8/tensorboard"}
     tags = get("data/plugin/scalars/tags")
     for layer in ("conv5", "fc8"):
