@@ -28,11 +28,17 @@ def train(cfg: DictConfig, folder: Path) -> dict[str, Any] | None:
     """One run, from its config to its `metrics.json`, which it returns; None if the folder holds a finished run."""
     # Imported here, so that --help and a mistyped option are answered at once.
     import lightning
-    import torch
     from lightning.pytorch.loggers import TensorBoardLogger
 
-    from inversion import pixels, runs
-    from inversion.building import build, check_disk_space, check_optimizer, wants_standardized
+    from inversion import checkpoints, pixels, runs
+    from inversion.building import (
+        build,
+        build_scorer,
+        build_trainer,
+        check_disk_space,
+        check_optimizer,
+        wants_standardized,
+    )
     from inversion.callbacks import reconstruct
     from inversion.evaluation import evaluate
     from inversion.inversion_module import InversionModule
@@ -49,17 +55,13 @@ def train(cfg: DictConfig, folder: Path) -> dict[str, Any] | None:
         log.info(f"{folder} holds a finished run: give another hydra.run.dir, or delete it to run again.")
         return None
     log.info(f"{cfg.layer.name}: {folder}")
-    lightning.seed_everything(cfg.seed, workers=True, verbose=False)
-
-    trainer = build("trainer", cfg.trainer, logger=False, callbacks=list(build("callbacks", cfg.callbacks).values()))
-    if trainer.world_size > 1:
-        raise InputError("trainer.devices: one run trains on one device; start one run per device instead.")
-    if trainer.precision not in ("32-true", "bf16-mixed", "16-mixed"):
-        raise InputError(f"trainer.precision={trainer.precision} must be 32-true, bf16-mixed or 16-mixed.")
+    if not 0 <= cfg.seed < 2**32:
+        raise InputError(f"seed={cfg.seed} must lie between 0 and {2**32 - 1}.")
     if cfg.samples < 1:
         raise InputError(f"samples={cfg.samples} must be at least 1.")
-    if trainer.max_epochs is None or trainer.max_epochs < 1:
-        raise InputError(f"trainer.max_epochs={trainer.max_epochs} must be at least 1.")
+    lightning.seed_everything(cfg.seed, workers=True, verbose=False)
+
+    trainer, scorer = build_trainer(cfg, folder), build_scorer(cfg)
     encoder = build("encoder", cfg.encoder)
     datamodule = build("data", cfg.data)
     datamodule.prepare_data()
@@ -74,6 +76,10 @@ def train(cfg: DictConfig, folder: Path) -> dict[str, Any] | None:
         output_size=pixels.INPUT_SIZE,
     )
     standardize = wants_standardized(cfg.standardize, decoder, encoder)
+    record = checkpoints.record(cfg, datamodule.split, encoder)
+    last = checkpoints.path_of(folder, checkpoints.LAST)
+    if last.is_file():
+        checkpoints.check_goes_on(last, record)
     model = InversionModule(
         encoder,
         decoder,
@@ -81,6 +87,7 @@ def train(cfg: DictConfig, folder: Path) -> dict[str, Any] | None:
         optimizer=build("optimizer", cfg.optimizer),
         scheduler=build("scheduler", cfg.scheduler),
         standardize=standardize,
+        record=record,
     )
     check_optimizer(model)
     check_disk_space(folder, decoder)
@@ -92,23 +99,13 @@ def train(cfg: DictConfig, folder: Path) -> dict[str, Any] | None:
     split.save(folder / "split.json")
     logger = TensorBoardLogger(folder, name="", version="tensorboard", default_hp_metric=False)
     trainer.logger = logger
-    resolved = OmegaConf.to_container(cfg, resolve=True)
-    logger.experiment.add_text("config", f"```yaml\n{OmegaConf.to_yaml(resolved)}```")
-    checkpoints = folder / "checkpoints"
-    last = checkpoints / "last.ckpt"
+    logger.experiment.add_text("config", f"```yaml\n{OmegaConf.to_yaml(record['config'])}```")
     if last.is_file():
         log.info(f"Going on from {last}")
     trainer.fit(model, datamodule=datamodule, ckpt_path=last if last.is_file() else None, weights_only=True)
 
-    best = torch.load(checkpoints / "best.ckpt", map_location="cpu", weights_only=True)
+    best = checkpoints.read(checkpoints.path_of(folder, checkpoints.BEST))
     model.load_state_dict(best["state_dict"])
-    scorer = build(
-        "trainer",
-        cfg.trainer,
-        logger=False,
-        callbacks=[build("callbacks", cfg.callbacks.progress)],
-        enable_checkpointing=False,
-    )
     choices: Any = HydraConfig.get().runtime.choices
     metrics: dict[str, Any] = {
         "layer": cfg.layer.name,
@@ -131,13 +128,14 @@ def train(cfg: DictConfig, folder: Path) -> dict[str, Any] | None:
 
     files, originals = datamodule.samples("val", cfg.samples)
     pictures = pixels.to_uint8(pixels.denormalize(originals))
-    runs.Samples(files, pictures, reconstruct(model, originals)).save(folder / runs.SAMPLES_FILE)
+    samples = runs.Samples(files, pictures, reconstruct(model, originals))
+    samples.save(folder / runs.SAMPLES_FILE)
     hparams = {key: value for key, value in metrics.items() if not isinstance(value, dict)}
     hparams |= {"lr": cfg.optimizer.get("lr"), "batch_size": cfg.data.batch_size}
     logger.log_hyperparams(hparams, runs.hparam_metrics(metrics))
     logger.finalize("success")
+    runs.write_figures(folder, [runs.FinishedRun(folder, metrics, samples)])
     runs.write_metrics(folder, metrics)
-    runs.write_figures(folder, [runs.FinishedRun.load(folder)])
     log.info(runs.result_line(metrics, folder))
     return metrics
 

@@ -20,8 +20,8 @@ sweep.register_resolvers()
 def report(cfg: DictConfig, folder: Path) -> None:
     """Writes `samples.png` and `metrics.csv` of the runs into the folder, and prints the table."""
     given = [cfg.runs] if isinstance(cfg.runs, str) else cfg.runs
-    found = [run for path in given for run in runs.find(Path(path))]
-    runs.publish(folder, found)
+    found = {run.folder.resolve(): run for path in given for run in runs.find(Path(path))}
+    runs.publish(folder, list(found.values()))
 
 
 @hydra.main(version_base="1.3", config_path=str(CONF), config_name="report")

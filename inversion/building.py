@@ -1,14 +1,18 @@
 """From the config to objects, with a user's mistakes told in one sentence."""
 
 import shutil
+import warnings
 from pathlib import Path
 from typing import Any
 
 from hydra.errors import InstantiationException
 from hydra.utils import instantiate
-from lightning import LightningModule
+from lightning import LightningModule, Trainer
+from lightning.pytorch.callbacks import ModelCheckpoint
 from omegaconf import DictConfig
+from torch.optim.lr_scheduler import ReduceLROnPlateau
 
+from inversion import checkpoints
 from inversion.alexnet import Encoder
 from inversion.decoders import Decoder
 from inversion.errors import InputError
@@ -37,6 +41,52 @@ def build(name: str, config: DictConfig, **arguments: Any) -> Any:
         raise InputError(f"The options of {name} can't be used ({reason}): see conf/{name} for what they may be.") from error
 
 
+def build_trainer(config: DictConfig, folder: Path) -> Trainer:
+    """The trainer of a run, with its callbacks.
+
+    Args:
+        config: the whole config.
+        folder: the run's.
+
+    Raises:
+        InputError: options that are refused, or would leave no checkpoint to score.
+    """
+    callbacks = {name: one for name, one in build("callbacks", config.callbacks).items() if one is not None}
+    for name in (checkpoints.BEST, checkpoints.LAST):
+        callback = callbacks.get(name)
+        place = checkpoints.path_of(folder, name)
+        if not isinstance(callback, ModelCheckpoint) or Path(callback.dirpath or "") / f"{callback.filename}.ckpt" != place:
+            raise InputError(f"callbacks.{name} must be a ModelCheckpoint that writes {place}: leave it as it is.")
+    plugins = [checkpoints.WholeCheckpoints()]
+    trainer: Trainer = build("trainer", config.trainer, logger=False, callbacks=list(callbacks.values()), plugins=plugins)
+    if trainer.world_size > 1:
+        raise InputError("trainer.devices: one run trains on one device; start one run per device instead.")
+    if trainer.precision not in ("32-true", "bf16-mixed", "16-mixed"):
+        raise InputError(f"trainer.precision={trainer.precision} must be 32-true, bf16-mixed or 16-mixed.")
+    if trainer.max_epochs is None or trainer.max_epochs < 1:
+        raise InputError(f"trainer.max_epochs={trainer.max_epochs} must be at least 1.")
+    every = trainer.check_val_every_n_epoch or 1
+    quick = config.trainer.get("fast_dev_run")
+    if quick or not trainer.limit_train_batches or not trainer.limit_val_batches or every > trainer.max_epochs:
+        raise InputError(
+            "The trainer's options leave no validated checkpoint: fast_dev_run, limit_train_batches=0, limit_val_batches=0 "
+            "and check_val_every_n_epoch > max_epochs can't be used; trainer.max_epochs=1 is the shortest run."
+        )
+    return trainer
+
+
+def build_scorer(config: DictConfig) -> Trainer:
+    """A trainer on the same device that only tests, and shows it as the run's own does."""
+    progress = config.callbacks.get("progress")
+    return build(
+        "trainer",
+        config.trainer,
+        logger=False,
+        callbacks=[] if progress is None else [build("callbacks", progress)],
+        enable_checkpointing=False,
+    )
+
+
 def wants_standardized(option: bool | str, decoder: Decoder, encoder: Encoder) -> bool:
     """What `standardize` comes to: `auto` standardises unless a published decoder meets trained weights.
 
@@ -51,11 +101,15 @@ def wants_standardized(option: bool | str, decoder: Decoder, encoder: Encoder) -
 
 
 def check_optimizer(module: LightningModule) -> None:
-    """Raises InputError if optimiser or scheduler refuse their options, which they tell only when built on weights."""
+    """Raises InputError if optimiser or scheduler refuse their options, which some tell only when built or stepped."""
     try:
-        module.configure_optimizers()
-    except (ValueError, TypeError) as error:
-        raise InputError(f"The options of optimizer or scheduler can't be used ({error}): see conf/optimizer.") from error
+        scheduler = module.configure_optimizers()["lr_scheduler"]["scheduler"]  # type: ignore
+        with warnings.catch_warnings(action="ignore"):  # it is stepped before the optimiser
+            scheduler.step(*([0.0] if isinstance(scheduler, ReduceLROnPlateau) else []))
+    except (ValueError, TypeError, ArithmeticError, AttributeError) as error:
+        raise InputError(
+            f"The options of optimizer or scheduler can't be used ({error}): see conf/optimizer and conf/scheduler."
+        ) from error
 
 
 def check_disk_space(folder: Path, decoder: Decoder) -> None:

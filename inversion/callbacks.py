@@ -86,6 +86,15 @@ class ImagesPerSecond(Callback):
             pl_module.log("train/images_per_second", self.images / self.seconds)
 
 
+SHOWN = {
+    "train/loss": "train loss {:.5f}",
+    "val/loss": "val loss {:.5f}",
+    "val/psnr": "val PSNR {:.2f} dB",
+    "train/images_per_second": "{:.0f} images/s",
+}
+"""What the line per epoch says, where it was logged."""
+
+
 class Progress(TQDMProgressBar):
     """A bar where a person looks on, and in any case one line per epoch, which the run's log keeps.
 
@@ -103,8 +112,5 @@ class Progress(TQDMProgressBar):
     def on_train_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         super().on_train_epoch_end(trainer, pl_module)
         values = trainer.callback_metrics
-        log.info(
-            f"epoch {trainer.current_epoch + 1}/{trainer.max_epochs}  train loss {values['train/loss']:.5f}  "
-            f"val loss {values['val/loss']:.5f}  val PSNR {values['val/psnr']:.2f} dB  "
-            f"{values['train/images_per_second']:.0f} images/s"
-        )
+        shown = [label.format(float(values[name])) for name, label in SHOWN.items() if name in values]
+        log.info("  ".join([f"epoch {trainer.current_epoch + 1}/{trainer.max_epochs}", *shown]))

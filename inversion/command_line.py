@@ -7,6 +7,8 @@ from pathlib import Path
 
 from hydra import compose, initialize_config_dir
 from hydra._internal.core_plugins.basic_sweeper import BasicSweeper
+from hydra.core.global_hydra import GlobalHydra
+from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.core.override_parser.types import Override
 from hydra.errors import HydraException
 from omegaconf import DictConfig, OmegaConf
@@ -17,6 +19,10 @@ from inversion.sweep import parse
 
 MAY_BE_NULL = ("data.classes",)
 """Numbers by default, where null has a meaning of its own."""
+MAY_BE_EMPTY = ("experiment",)
+"""Groups of which none need be chosen."""
+REPLACEABLE = ("optimizer", "scheduler", "loss", "trainer", "callbacks")
+"""Groups whose `_target_` another class can stand in for, with other options: these may be left out with ~."""
 
 
 def check(arguments: Sequence[str], config_dir: Path, config_name: str = "config") -> None:
@@ -31,32 +37,42 @@ def check(arguments: Sequence[str], config_dir: Path, config_name: str = "config
     flags = [argument for argument in arguments if argument.startswith("-")]
     if any(flag not in ("-m", "--multirun", "-r", "--run") for flag in flags):
         return
-    try:
-        overrides = parse([argument for argument in arguments if not argument.startswith("-")])
-    except HydraException as error:
-        raise InputError(
-            f"{_one_line(error)}: options are written key=value; quote values with special characters."
-        ) from error
-    jobs = BasicSweeper.split_arguments(overrides, None)[0]
     with initialize_config_dir(str(config_dir.resolve()), version_base="1.3"):
+        overrides = [_parsed(argument) for argument in arguments if not argument.startswith("-")]
+        try:
+            jobs = BasicSweeper.split_arguments(overrides, None)[0]
+        except HydraException as error:
+            raise InputError(f"{_one_line(error)}: write out the values, as in seed=1,2,3.") from error
+        if not jobs:
+            raise InputError("A sweep over no values: a glob() fits nothing; see python train.py --help for what there is.")
         for job in jobs:
             config = _composed(parse(job), config_dir, config_name)
             absent = [key for key in _all_keys(config) if _is_missing(config, key)]
             if absent:
                 raise InputError(f"{absent[0]} must be given: add {absent[0]}=... to the command.")
         sweeping = [override for override in overrides if override.is_sweep_override()]
-        is_sweep = bool({"-m", "--multirun"} & set(flags)) or _mode(config_name, overrides, jobs[0]) == "MULTIRUN"
+        is_sweep = bool({"-m", "--multirun"} & set(flags)) or _mode(config_name, overrides) == "MULTIRUN"
     if sweeping and not is_sweep:
         raise InputError(f"{_text(sweeping[0])} gives several values: add -m to sweep over them.")
     _check_writable(Path(config.hydra.sweep.dir if is_sweep else config.hydra.run.dir))
 
 
-def _mode(config_name: str, overrides: Sequence[Override], job: Sequence[str]) -> str:
+def _parsed(argument: str) -> Override:
+    loader = GlobalHydra.instance().config_loader()  # which globs, as in layer=glob(conv*), are expanded by
+    try:
+        return OverridesParser.create(loader).parse_overrides([argument])[0]
+    except HydraException as error:
+        raise InputError(
+            f"{argument} can't be read: write key=value, and put a value with special characters into quotes of its own, "
+            "as in 'data.root=\"~/a folder\"'."
+        ) from error
+
+
+def _mode(config_name: str, overrides: Sequence[Override]) -> str:
     """The mode that the config asks for; an experiment may ask for a sweep unless one layer is given."""
-    config = compose(config_name, overrides=list(job), return_hydra_config=True)
-    if any(override.is_sweep_override() for override in overrides) and config.hydra.sweeper.params:
-        return "MULTIRUN"
-    return "RUN" if config.hydra.mode is None else config.hydra.mode.name
+    single = [_text(override) for override in overrides if not override.is_sweep_override()]
+    mode = compose(config_name, overrides=single, return_hydra_config=True).hydra.mode
+    return "RUN" if mode is None else mode.name
 
 
 def _composed(overrides: Sequence[Override], config_dir: Path, config_name: str) -> DictConfig:
@@ -82,12 +98,17 @@ def _check_choice(override: Override, config_dir: Path) -> None:
     if "/" in group:  # Hydra's own, or nested: Hydra says itself what there is
         return
     options = sorted(path.stem for path in (config_dir / group).glob("*.yaml") if path.stem != "loading")
-    if not override.is_delete() and value not in options:
-        raise InputError(f"{group}={value}: no such {group}; choose one of {', '.join(options)}.")
+    if value is None and group in MAY_BE_EMPTY:
+        return
+    if override.is_delete() or value not in options:
+        trouble = f"{group} can't be left out" if value is None else f"{group}={value}: no such {group}"
+        raise InputError(f"{trouble}; choose one of {', '.join(options)}.")
 
 
 def _check_value(override: Override, config: DictConfig) -> None:
     key = override.key_or_group
+    if override.is_delete() and key.partition(".")[0] not in REPLACEABLE:
+        raise InputError(f"~{key}: this option can't be left out; give it a value.")
     if override.is_add() or override.is_force_add() or override.is_delete():
         return
     known = OmegaConf.select(config, key, default=None, throw_on_missing=False)

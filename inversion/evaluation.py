@@ -41,7 +41,7 @@ class Evaluation(LightningModule):
         self.metrics.update(self.model(batch.images), batch.images)
 
 
-_mean_image_scores: dict[tuple[str, str, int], dict[str, float]] = {}
+_mean_image_scores: dict[tuple[str, str, str, int], dict[str, float]] = {}
 
 
 def evaluate(model: nn.Module, datamodule: ImageDataModule, part: str, trainer: Trainer) -> dict[str, Any]:
@@ -69,7 +69,7 @@ def evaluate(model: nn.Module, datamodule: ImageDataModule, part: str, trainer: 
             trainer.test(evaluation, loader, verbose=False)
         return metrics.compute()
 
-    key = (datamodule.split.digest, part, datamodule.native_size)
+    key = (str(datamodule.split.root), datamodule.split.digest, part, datamodule.native_size)
     if key not in _mean_image_scores:
         _mean_image_scores[key] = scores(MeanImage(datamodule.mean_image()))
     return {**scores(model), "mean_image": dict(_mean_image_scores[key])}

@@ -10,7 +10,7 @@ from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LRScheduler
 from tqdm import tqdm
 
-from inversion import pixels
+from inversion import checkpoints, pixels
 from inversion.alexnet import Encoder
 from inversion.datamodule import Batch, ImageDataModule
 from inversion.decoders import Decoder
@@ -28,6 +28,7 @@ class InversionModule(LightningModule):
         optimizer: takes the decoder's parameters.
         scheduler: takes the optimiser; stepped once an epoch.
         standardize: whether features are standardised by training-set statistics, taken before the first epoch.
+        record: what its checkpoints say of their run, see `checkpoints.record`.
     """
 
     def __init__(
@@ -38,8 +39,10 @@ class InversionModule(LightningModule):
         optimizer: Callable[..., Optimizer],
         scheduler: Callable[[Optimizer], LRScheduler],
         standardize: bool,
+        record: Mapping[str, Any] | None = None,
     ) -> None:
         super().__init__()
+        self.record = record
         self.encoder = encoder
         self.decoder = decoder.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
         self.loss = loss
@@ -86,7 +89,12 @@ class InversionModule(LightningModule):
 
     def configure_optimizers(self) -> Any:
         optimizer = self.optimizer(self.decoder.parameters())
-        return {"optimizer": optimizer, "lr_scheduler": {"scheduler": self.scheduler(optimizer), "interval": "epoch"}}
+        scheduler = {"scheduler": self.scheduler(optimizer), "interval": "epoch", "monitor": "val/loss"}
+        return {"optimizer": optimizer, "lr_scheduler": scheduler}
+
+    def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        """Adds the run's record."""
+        checkpoint[checkpoints.RECORD] = self.record
 
     def state_dict(self, *args: Any, **kwargs: Any) -> dict[str, Any]:  # type: ignore[override]
         """Without the frozen encoder, which has a file of its own."""

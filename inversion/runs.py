@@ -53,18 +53,19 @@ class FinishedRun:
     def layer(self) -> str:
         return self.metrics["layer"]
 
-    @property
-    def name(self) -> str:
-        """The folder's name: in a sweep the layer and whatever else was swept."""
-        return self.folder.name
-
     @classmethod
     def load(cls, folder: Path) -> "FinishedRun":
-        """Raises InputError if the folder holds no finished run."""
+        """Raises InputError if the folder holds no finished run, or a damaged one."""
         if not is_finished(folder):
             raise InputError(f"{folder} holds no finished run ({METRICS_FILE} is missing).")
-        metrics = json.loads((folder / METRICS_FILE).read_text())
-        return cls(folder, metrics, Samples(**torch.load(folder / SAMPLES_FILE, weights_only=True)))
+        path = folder / METRICS_FILE
+        try:
+            metrics = json.loads(path.read_text())
+            path = folder / SAMPLES_FILE
+            samples = Samples(**torch.load(path, weights_only=True))
+        except Exception as error:  # whatever the parsers stumble over, the file is at fault
+            raise InputError(f"{path} is missing or damaged: run it again in another folder, or leave it out.") from error
+        return cls(folder, metrics, samples)
 
 
 def find(folder: Path) -> list[FinishedRun]:
@@ -87,8 +88,19 @@ def is_finished(folder: Path) -> bool:
 
 
 def in_layer_order(runs: Iterable[FinishedRun]) -> list[FinishedRun]:
-    """Sorted by layer as in the network, then by name."""
-    return sorted(runs, key=lambda run: (list(TAPS).index(run.layer), run.name))
+    """Sorted by layer as in the network, then by folder."""
+    return sorted(runs, key=lambda run: (list(TAPS).index(run.layer), run.folder.name, run.folder))
+
+
+def labels(runs: Sequence[FinishedRun]) -> dict[Path, str]:
+    """What to call each run: its folder's name, preceded by as many parents as tell it from the others."""
+    result = {}
+    for run in runs:
+        parts = run.folder.absolute().parts
+        others = [other.folder.absolute().parts for other in runs if other.folder != run.folder]
+        depth = next((d for d in range(1, len(parts)) if all(o[-d:] != parts[-d:] for o in others)), len(parts))
+        result[run.folder] = "/".join(parts[-depth:])
+    return result
 
 
 def write_metrics(folder: Path, metrics: dict[str, Any]) -> None:
@@ -110,15 +122,17 @@ def write_figures(folder: Path, runs: Sequence[FinishedRun]) -> list[Path]:
     Runs that show other images (another draw of classes) can't share rows; each further set of images gets a figure of its
     own, `samples_2.png` and so on.
     """
-    groups: dict[tuple[str, ...], list[FinishedRun]] = {}
+    names = labels(runs)
+    groups: dict[tuple[tuple[str, ...], bytes], list[FinishedRun]] = {}
     for run in in_layer_order(runs):
-        groups.setdefault(tuple(run.samples.files), []).append(run)
+        content = run.samples.originals.numpy().tobytes()
+        groups.setdefault((tuple(run.samples.files), content), []).append(run)
     paths = []
     for i, group in enumerate(groups.values()):
         layers = [run.layer for run in group]
         columns = {"Original": group[0].samples.originals}
         for run in group:
-            title = _title(run.layer) if layers.count(run.layer) == 1 else run.name
+            title = _title(run.layer) if layers.count(run.layer) == 1 else names[run.folder]
             columns[title] = run.samples.reconstructions
         paths.append(folder / ("samples.png" if i == 0 else f"samples_{i + 1}.png"))
         with whole_file(paths[-1]) as file:
@@ -133,8 +147,9 @@ def _title(layer: str) -> str:
 def write_table(folder: Path, runs: Sequence[FinishedRun]) -> Path:
     """Writes `metrics.csv`: a row per run, a column per metric and part, and the mean image's beside them."""
     rows = []
+    names = labels(runs)
     for run in in_layer_order(runs):
-        row: dict[str, Any] = {"run": run.name}
+        row: dict[str, Any] = {"run": names[run.folder]}
         row |= {key: value for key, value in run.metrics.items() if key not in PARTS}
         for part in PARTS:
             scores = run.metrics.get(part, {})
@@ -155,12 +170,13 @@ def format_table(runs: Sequence[FinishedRun]) -> str:
     """The metrics as text: per part, a line per run and one for the mean image of each split."""
     header = ["split", "run", "MSE", "PSNR dB", "SSIM", "norm. error", "native MSE", "native SSIM"]
     lines = [header]
+    names = labels(runs)
     for part in PARTS:
         floors: dict[str, list[str]] = {}
         for run in in_layer_order(runs):
             if part in run.metrics:
                 scores, native = run.metrics[part], run.metrics["native_size"]
-                lines.append([part, run.name, *_cells(scores, native)])
+                lines.append([part, names[run.folder], *_cells(scores, native)])
                 floors[json.dumps(scores["mean_image"])] = [part, "mean image", *_cells(scores["mean_image"], native)]
         lines += floors.values()
     widths = [max(len(line[i]) for line in lines) for i in range(len(header))]

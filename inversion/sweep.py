@@ -74,23 +74,38 @@ class SweepReport(Callback):
 
     def on_multirun_end(self, config: DictConfig, **kwargs: Any) -> None:
         folder = Path(config.hydra.sweep.dir)
-        failed = report(folder)
+        failed = failed_jobs(folder)
+        troubles = [f"{len(failed)} of the sweep's jobs failed: {'; '.join(failed)}"] if failed else []
+        try:
+            report(folder)
+        except Exception as error:  # Hydra would only warn of it, and exit with 0
+            log.exception("The report failed")
+            troubles.append(f"figure and table couldn't be written ({_user_sentence(error) or error})")
         if config.note:
             log.info(f"Note     {config.note}")
-        if failed:
-            raise SystemExit(f"error: {len(failed)} of the sweep's jobs failed: {'; '.join(failed)}")
+        if troubles:
+            raise SystemExit(f"error: {'; and '.join(troubles)}")
 
 
-def report(folder: Path) -> list[str]:
-    """Writes figure and table of the finished runs in a sweep's folder, prints the table, and returns the failed jobs."""
-    from inversion.runs import FinishedRun, is_finished, publish  # not at the top: it needs torch, and --help doesn't
+def failed_jobs(folder: Path) -> list[str]:
+    """The jobs in a sweep's folder that came to no end, each with the reason."""
+    from inversion.runs import is_finished  # not at the top: it needs torch, and --help doesn't
 
-    jobs = sorted(path for path in folder.iterdir() if (path / ".hydra").is_dir())
-    runs = [FinishedRun.load(job) for job in jobs if is_finished(job)]
+    return [f"{job.name} ({_reason(job)})" for job in _jobs(folder) if not is_finished(job)]
+
+
+def report(folder: Path) -> None:
+    """Writes figure and table of the finished runs in a sweep's folder, and prints the table."""
+    from inversion.runs import FinishedRun, is_finished, publish
+
+    runs = [FinishedRun.load(job) for job in _jobs(folder) if is_finished(job)]
     if runs:
         publish(folder, runs)
         log.info(f"Curves   {sys.executable} -m tensorboard.main --logdir {folder} --samples_per_plugin images=200")
-    return [f"{job.name} ({_reason(job)})" for job in jobs if not is_finished(job)]
+
+
+def _jobs(folder: Path) -> list[Path]:
+    return sorted(path for path in folder.iterdir() if (path / ".hydra").is_dir())
 
 
 def _reason(job: Path) -> str:

@@ -26,6 +26,14 @@ from test_image_folder import fill
         (["layer=conv2,conv5"], "add -m"),
         (["conv5"], "key=value"),
         (["data=folder"], "data.root"),
+        (["data.root=~/x"], "quotes"),
+        (["~loss"], "choose one of l1, mse"),
+        (["~encoder.weights"], "can't be left out"),
+        (["experiment=published,demo"], "add -m"),
+        (["layer=glob(conv*)"], "add -m"),
+        (["-m", "layer=glob(conv9*)"], "no values"),
+        (["-m", "optimizer.lr=interval(0,1)"], "write out the values"),
+        (["experiment=null", "layer=conv9"], "layer=conv9"),
     ],
 )
 def test_mistyped_options(arguments, expected, one_line, tmp_path):
@@ -37,7 +45,15 @@ def test_mistyped_options(arguments, expected, one_line, tmp_path):
 
 def test_impossible_values(quick, one_line, tmp_path):
     for options, expected in [
-        (["data.batch_size=0"], "data.batch_size=0"),
+        (["data.batch_size=1"], "data.batch_size=1"),
+        (["data.native_size=abc"], "data.native_size=abc"),
+        (["seed=-1"], "seed=-1"),
+        (["scheduler.step_size=0"], "scheduler"),
+        (["~callbacks.best"], "callbacks.best"),
+        (["callbacks.last=null"], "callbacks.last"),
+        (["callbacks.best.filename=other"], "callbacks.best"),
+        (["+trainer.fast_dev_run=true"], "fast_dev_run"),
+        (["+trainer.limit_val_batches=0"], "limit_val_batches"),
         (["data.classes=21"], "data.classes=21"),
         (["data.val_per_class=6"], "has 6 images"),
         (["trainer.max_epochs=0"], "trainer.max_epochs=0"),

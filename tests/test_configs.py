@@ -105,12 +105,12 @@ def test_the_defaults_are_the_published_table():
     assert config.decoder._target_.endswith("PublishedDecoder")
 
 
-def test_every_key_has_a_comment_or_a_telling_name():
-    """A file of conf/ says in a comment what it is for, or only passes on another's content."""
-    for path in CONF.glob("**/*.yaml"):
-        text = path.read_text()
-        keys = set(yaml.safe_load(text)) - {"defaults"}
-        assert not keys or any(line.lstrip().startswith("# ") for line in text.splitlines()), path
+@pytest.mark.parametrize("path", sorted(CONF.glob("**/*.yaml")), ids=lambda path: str(path.relative_to(CONF)))
+def test_every_config_says_what_it_is_for(path):
+    """In a comment, unless it only passes on another's content."""
+    text = path.read_text()
+    keys = set(yaml.safe_load(text)) - {"defaults"}
+    assert not keys or any(line.lstrip().startswith("# ") for line in text.splitlines())
 
 
 @pytest.mark.parametrize(
