@@ -1,12 +1,13 @@
 """The encoder: torchvision's AlexNet, frozen, cut after the layer whose features are inverted."""
 
 import logging
+import os
 import socket
 import urllib.error
-import zipfile
 from collections.abc import Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import cached_property
 from hashlib import sha256
 from pathlib import Path
 from pickle import UnpicklingError
@@ -86,6 +87,14 @@ class Encoder(nn.Module):
     def is_trained(self) -> bool:
         return self.weights != "random"
 
+    @cached_property
+    def digest(self) -> str:
+        """SHA-256 of the weights up to the tap: tells one encoder from another, whatever its file is called."""
+        digest = sha256()
+        for tensor in self.network.state_dict().values():
+            digest.update(tensor.cpu().numpy().tobytes())
+        return digest.hexdigest()
+
     def train(self, mode: bool = True) -> "Encoder":
         """Stays in eval mode whatever is asked, or AlexNet's dropout before fc6 and fc7 would blur its features."""
         return super().train(False)
@@ -135,20 +144,28 @@ def alexnet_from(state: Mapping[str, Tensor], source: str) -> AlexNet:
         InputError: the keys or shapes are not AlexNet's, or a weight is not finite.
     """
     advice = "encoder.weights takes a state dict of torchvision's AlexNet, as torch.save(model.state_dict(), path) writes"
+    for key, value in state.items():
+        if isinstance(value, Mapping) and value and all(isinstance(inner, Tensor) for inner in value.values()):
+            raise InputError(f"{source} holds its weights under the key {key!r}: save that inner state dict alone.")
+    if state and all(str(key).startswith("module.") for key in state):
+        raise InputError(f"{source} has keys with DataParallel's prefix 'module.': save model.module.state_dict() instead.")
     with torch.device("meta"):
         expected = AlexNet().state_dict()
     if not all(isinstance(value, Tensor) for value in state.values()) or set(state) != set(expected):
-        odd = sorted(set(state) ^ set(expected)) or [next(k for k, v in state.items() if not isinstance(v, Tensor))]
-        raise InputError(f"{source} is not AlexNet ({odd[0]} {_missing_or_extra(odd[0], expected)}): {advice}.")
+        odd = sorted(set(state) ^ set(expected), key=str) or [k for k, v in state.items() if not isinstance(v, Tensor)]
+        reason = "is missing or no tensor" if odd[0] in expected else "does not belong to it"
+        raise InputError(f"{source} is not AlexNet ({odd[0]!r:.120} {reason}): {advice}.")
     for key, tensor in state.items():
         shape, wanted = list(tensor.shape), list(expected[key].shape)
         if key.startswith("classifier.6."):
             shape, wanted = shape[1:], wanted[1:]
-        if shape != wanted or not tensor.is_floating_point():
+        if tensor.layout != torch.strided or tensor.is_meta or not tensor.is_floating_point():
+            raise InputError(f"{source} is not AlexNet ({key} holds no dense floating-point numbers): {advice}.")
+        if shape != wanted:
             raise InputError(
                 f"{source} is not AlexNet ({key} is {tensor.dtype} {list(tensor.shape)}, not {wanted}): {advice}."
             )
-        if not torch.isfinite(tensor).all():
+        if not torch.isfinite(tensor.float()).all():
             raise InputError(f"{source} holds values that are not finite in {key}: train or copy these weights again.")
     classes = state["classifier.6.weight"].shape[0]
     if state["classifier.6.bias"].shape != (classes,) or classes < 1:
@@ -158,24 +175,31 @@ def alexnet_from(state: Mapping[str, Tensor], source: str) -> AlexNet:
     return network
 
 
-def _missing_or_extra(key: str, expected: Mapping[str, Tensor]) -> str:
-    return "is missing or no tensor" if key in expected else "does not belong to it"
-
-
 def load_weights(weights: str) -> Mapping[str, Tensor]:
     """The state dict that `encoder.weights` names: `imagenet`, or a path. Never runs code from the file.
 
     Raises:
-        InputError: no such file, not a PyTorch file, or the download failed.
+        InputError: no such file, one that can't be read, not a PyTorch file, or the download failed.
     """
-    path = imagenet_weights() if weights == "imagenet" else Path(weights).expanduser()
-    if not path.is_file():
-        raise InputError(f"encoder.weights={weights}: no such file; give 'imagenet', 'random' or the path of a state dict.")
+    # Path.expanduser raises where there is no such user.
+    path = imagenet_weights() if weights == "imagenet" else Path(os.path.expanduser(weights))  # noqa: PTH111
     try:
+        if not path.is_file():
+            raise InputError(
+                f"encoder.weights={weights}: no such file; give 'imagenet', 'random' or the path of a state dict."
+            )
         state = torch.load(path, map_location="cpu", weights_only=True)
-    except (UnpicklingError, RuntimeError, EOFError, zipfile.BadZipFile, ValueError, KeyError, OSError) as error:
+    except InputError:
+        raise
+    except Exception as error:  # torch.load throws anything at garbage, and whatever fails here is the file's fault
+        if isinstance(error, OSError) and error.strerror:
+            reason = error.strerror
+        elif isinstance(error, UnpicklingError):  # its text advises to run the file's code
+            reason = "damaged, or more than tensors"
+        else:
+            reason = _first_line(error)
         raise InputError(
-            f"{path} can't be read as PyTorch weights ({_first_line(error)}): "
+            f"{path} can't be read as PyTorch weights ({reason}): "
             "encoder.weights takes a state dict written by torch.save, holding tensors only."
         ) from error
     if not isinstance(state, Mapping):
@@ -191,15 +215,15 @@ def imagenet_weights(timeout: float = 10) -> Path:
     """torchvision's IMAGENET1K_V1 file in torch's own cache, downloaded if it isn't there, its SHA-256 checked always.
 
     Raises:
-        InputError: no network, or a file with another hash.
+        InputError: no network, no place to download to, or a file that can't be read or has another hash.
     """
     url = AlexNet_Weights.IMAGENET1K_V1.url
     path = Path(torch.hub.get_dir()) / "checkpoints" / Path(url).name
     prefix = path.stem.rsplit("-", 1)[1]
-    if not path.is_file():
+    if not os.path.lexists(path):
         log.info(f"Downloading {url} to {path}")
-        path.parent.mkdir(parents=True, exist_ok=True)
         try:
+            path.parent.mkdir(parents=True, exist_ok=True)
             with _socket_timeout(timeout):
                 torch.hub.download_url_to_file(url, str(path), hash_prefix=prefix)
         except (urllib.error.URLError, OSError, RuntimeError) as error:
@@ -207,8 +231,12 @@ def imagenet_weights(timeout: float = 10) -> Path:
                 f"AlexNet's ImageNet weights can't be downloaded from {url} ({_first_line(error)}): put that file at {path} "
                 "(the folder follows TORCH_HOME), or give encoder.weights=PATH or encoder.weights=random."
             ) from error
-    with path.open("rb") as file:
-        digest = sha256(file.read()).hexdigest()
+    try:
+        digest = sha256(path.read_bytes()).hexdigest()
+    except OSError as error:
+        raise InputError(
+            f"{path} can't be read ({error.strerror}): make it readable, or give another encoder.weights."
+        ) from error
     if not digest.startswith(prefix):
         raise InputError(f"{path} is damaged (SHA-256 {digest[:8]}, not {prefix}): delete it to download it again.")
     return path

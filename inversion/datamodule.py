@@ -56,11 +56,13 @@ class ImageDataModule(LightningDataModule):
         self, batch_size: int = 64, shuffle_seed: int = 0, native_size: int | None = None, feature_memory_gib: float = 4
     ) -> None:
         super().__init__()
-        if batch_size < 1:
-            raise InputError(f"data.batch_size={batch_size} must be at least 1.")
-        if native_size is not None and not SMALLEST <= native_size <= pixels.INPUT_SIZE:
+        if batch_size < 2:
+            raise InputError(f"data.batch_size={batch_size} must be at least 2, for batch normalisation.")
+        sizes = range(SMALLEST, pixels.INPUT_SIZE + 1)
+        if native_size is not None and (not isinstance(native_size, int) or native_size not in sizes):
             raise InputError(
-                f"data.native_size={native_size} must lie between {SMALLEST} and {pixels.INPUT_SIZE}, AlexNet's input size."
+                f"data.native_size={native_size} must be a whole number between {SMALLEST} and {pixels.INPUT_SIZE}, AlexNet's "
+                "input size, or null to follow the data."
             )
         self.batch_size = batch_size
         self.shuffle_seed = shuffle_seed
@@ -155,8 +157,7 @@ class ImageDataModule(LightningDataModule):
             raise InputError("Training needs at least 2 images: give more data, or lower the held-out part.")
         # On one device a "distributed" sampler is a shuffle by (seed, epoch) alone, so a resumed run repeats it.
         sampler = DistributedSampler[Batch](images, num_replicas=1, rank=0, seed=self.shuffle_seed)
-        drop_last = len(images) % self.batch_size == 1 and self.batch_size > 1
-        return self._loader(images, sampler=sampler, drop_last=drop_last)
+        return self._loader(images, sampler=sampler, drop_last=len(images) % self.batch_size == 1)
 
     def val_dataloader(self) -> DataLoader[Batch]:
         """The validation images in the split's order."""
@@ -223,13 +224,21 @@ def decode(paths: Sequence[Path], size: int, description: str) -> Tensor:
 def read_image(path: Path, size: int) -> Tensor:
     """One file as uint8 (3, size, size), RGB whatever its mode; another size is fitted (resized, middle cropped).
 
+    It is turned as its EXIF data says, what is transparent lies on white, and 16-bit grey is scaled to 8 bits.
+
     Raises:
         InputError: no image, or a broken one.
     """
     with _opened(path) as image:
         try:
+            ImageOps.exif_transpose(image, in_place=True)
+            if image.mode.startswith("I"):
+                image = Image.fromarray((np.asarray(image) / 257).round().clip(0, 255).astype(np.uint8))
+            if image.has_transparency_data:
+                image = image.convert("RGBA")
+                image = Image.alpha_composite(Image.new("RGBA", image.size, "white"), image)
             image = image.convert("RGB")
-        except (OSError, ValueError, SyntaxError) as error:
+        except Exception as error:  # Pillow throws many kinds at broken files
             raise InputError(f"{path} is a broken image ({error}): replace or remove it.") from error
         if image.size != (size, size):
             image = ImageOps.fit(image, (size, size), Image.Resampling.BILINEAR)
@@ -239,9 +248,9 @@ def read_image(path: Path, size: int) -> Tensor:
 def _opened(path: Path) -> Image.Image:
     try:
         return Image.open(path)
-    except (OSError, ValueError, SyntaxError, Image.DecompressionBombError) as error:
-        reason = "no such file" if isinstance(error, FileNotFoundError) else "no image, or a broken one"
-        raise InputError(f"{path} can't be read ({reason}): replace or remove it.") from error
+    except Exception as error:  # Pillow throws many kinds at broken files
+        reason = getattr(error, "strerror", None) or "no image, or a broken one"
+        raise InputError(f"{path} can't be read ({reason}): mend, replace or remove it.") from error
 
 
 class TinyImageNet(ImageDataModule):

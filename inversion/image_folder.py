@@ -1,7 +1,9 @@
 """A folder of one's own images: one sub-folder a class, or none."""
 
 import os
+from collections.abc import Iterator
 from pathlib import Path
+from typing import NoReturn
 
 from torchvision.datasets.folder import IMG_EXTENSIONS
 
@@ -19,21 +21,16 @@ def read_split(root: Path, classes: int | None, val_fraction: float, test_fracti
         seed: of the draws.
 
     Raises:
-        InputError: no such folder, no images, or too few in a class.
+        InputError: no such folder, one that can't be read, no images, or too few in a class.
     """
     for name, fraction in (("val_fraction", val_fraction), ("test_fraction", test_fraction)):
-        if not 0 < fraction < 1:
-            raise InputError(f"data.{name}={fraction} must lie between 0 and 1.")
+        if not isinstance(fraction, float | int) or not 0 < fraction < 1:
+            raise InputError(f"data.{name}={fraction} must be a number between 0 and 1.")
     if val_fraction + test_fraction >= 1:
         raise InputError(f"data.val_fraction + data.test_fraction = {val_fraction + test_fraction} leave nothing to train on.")
-    if not root.is_dir():
-        raise InputError(f"data.root={root}: no such folder; give the folder of your images.")
     by_class: dict[str, list[str]] = {}
-    for folder, _, names in sorted(os.walk(root)):
-        for name in names:
-            relative = (Path(folder) / name).relative_to(root)
-            if name.lower().endswith(IMG_EXTENSIONS) and not name.startswith("."):
-                by_class.setdefault(relative.parts[0] if len(relative.parts) > 1 else ".", []).append(relative.as_posix())
+    for image in _images(root):
+        by_class.setdefault(image.parts[0] if len(image.parts) > 1 else ".", []).append(image.as_posix())
     if not by_class:
         raise InputError(f"data.root={root} holds no images ({', '.join(IMG_EXTENSIONS)}).")
     drawn = draw_classes(list(by_class), classes, seed)
@@ -55,3 +52,29 @@ def read_split(root: Path, classes: int | None, val_fraction: float, test_fracti
         "test_fraction": test_fraction,
     }
     return Split(root.resolve(), names_of_classes, **parts, drawn_by=drawn_by)
+
+
+def _images(root: Path) -> Iterator[Path]:
+    """Image files below `root`, relative to it, without hidden ones and those in hidden folders.
+
+    Links to folders are followed; a folder that several paths lead to counts once, as the first of them in order.
+    """
+    seen: set[str] = set()
+    for folder, subfolders, names in os.walk(root, onerror=_refuse, followlinks=True):
+        real = os.path.realpath(folder)
+        if real in seen:
+            subfolders.clear()
+            continue
+        seen.add(real)
+        subfolders[:] = sorted(name for name in subfolders if not name.startswith("."))
+        for name in names:
+            if name.lower().endswith(IMG_EXTENSIONS) and not name.startswith("."):
+                yield (Path(folder) / name).relative_to(root)
+
+
+def _refuse(error: OSError) -> NoReturn:
+    if isinstance(error, FileNotFoundError | NotADirectoryError):
+        raise InputError(f"data.root={error.filename}: no such folder; give the folder of your images.") from error
+    raise InputError(
+        f"data.root: {error.filename} can't be read ({error.strerror}): make it readable, or move it elsewhere."
+    ) from error

@@ -30,8 +30,8 @@ class Split:
 
     @property
     def digest(self) -> str:
-        """Tells one split from another: a hash of its root and files."""
-        return sha256(json.dumps([str(self.root), self.train, self.val, self.test]).encode()).hexdigest()
+        """Tells one split from another: a hash of its files' names, wherever they lie."""
+        return sha256(json.dumps([self.train, self.val, self.test]).encode()).hexdigest()
 
     def save(self, path: Path) -> None:
         """Writes `split.json`: root, options, class ids with names, and the files of each part."""
@@ -50,8 +50,12 @@ def draw_classes(ids: Sequence[str], number: int | None, seed: int) -> list[str]
     """`number` of the ids (None: all), drawn by `seed`, sorted; the draw doesn't depend on the ids' order.
 
     Raises:
-        InputError: fewer ids than asked for.
+        InputError: fewer ids than asked for, or a `number` or `seed` that is no whole number.
     """
+    if number is not None and not _is_whole(number):
+        raise InputError(f"data.classes={number} must be a whole number, or null to take all classes.")
+    if not _is_whole(seed):
+        raise InputError(f"data.seed={seed} must be a whole number.")
     ids = sorted(ids)
     if number is None:
         return ids
@@ -66,8 +70,10 @@ def hold_out(files: Sequence[str], number: int, seed: int, name: str) -> tuple[l
     A class's draw is independent of which other classes are used.
 
     Raises:
-        InputError: no file would be kept.
+        InputError: no file would be kept, or `number` is no whole number.
     """
+    if not _is_whole(number):
+        raise InputError(f"data.val_per_class={number} must be a whole number.")
     files = sorted(files)
     if number < 1 or number >= len(files):
         raise InputError(
@@ -76,6 +82,10 @@ def hold_out(files: Sequence[str], number: int, seed: int, name: str) -> tuple[l
         )
     held = set(random.Random(f"{seed} {name}").sample(files, number))
     return [file for file in files if file not in held], sorted(held)
+
+
+def _is_whole(number: object) -> bool:
+    return isinstance(number, int) and not isinstance(number, bool)
 
 
 def check_disjoint(parts: Mapping[str, Sequence[str]]) -> None:

@@ -31,7 +31,10 @@ class Standardize(nn.Module):
     @torch.no_grad()
     def fit(self, batches: Iterable[Tensor]) -> None:
         """Takes the statistics of these features, (B, *feature_shape) each, in one pass (Chan et al. 1979, merged
-        batch by batch in float64). A unit that never changes keeps its scale.
+        batch by batch in float64).
+
+        A unit that never changes keeps its scale. One that hardly does would explode where an image moves it: no unit is
+        divided by less than 1 % of the median deviation of those that change.
         """
         count, mean, squares = 0, torch.zeros((), dtype=torch.float64), torch.zeros((), dtype=torch.float64)
         for features in batches:
@@ -45,7 +48,9 @@ class Standardize(nn.Module):
         if count == 0:
             raise ValueError("no features to standardise by")
         std = (squares / count).sqrt()
-        std[std <= 1e-7 * mean.abs()] = 1
+        varies = std > 1e-7 * mean.abs()
+        std[varies] = std[varies].clamp_min(0.01 * std[varies].median())
+        std[~varies] = 1
         self.mean.copy_(mean.view_as(self.mean))
         self.std.copy_(std.view_as(self.std))
         self.fitted.fill_(True)

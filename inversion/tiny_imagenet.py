@@ -12,10 +12,11 @@ import tempfile
 import urllib.error
 import urllib.request
 import zipfile
-import zlib
+from collections.abc import Container, Iterator
+from contextlib import contextmanager
 from hashlib import md5
 from http.client import HTTPException
-from pathlib import Path, PurePosixPath
+from pathlib import Path, PurePosixPath, PureWindowsPath
 
 from filelock import FileLock
 from tqdm import tqdm
@@ -31,10 +32,15 @@ WANTED = ("wnids.txt", "words.txt", "train", "val")
 
 
 def find_root(root: Path) -> Path | None:
-    """The folder with `wnids.txt`: `root` itself, or `tiny-imagenet-200` in it; None if neither has one."""
-    for folder in (root, root / FOLDER):
-        if (folder / "wnids.txt").is_file():
-            return folder
+    """The folder with `wnids.txt`: `root` itself, or `tiny-imagenet-200` in it; None if neither has one.
+
+    Raises:
+        InputError: they can't be looked into.
+    """
+    with _reading(root, "data.root"):
+        for folder in (root, root / FOLDER):
+            if (folder / "wnids.txt").is_file():
+                return folder
     return None
 
 
@@ -45,25 +51,30 @@ def provide(root: Path, archive: Path | None, url: str, md5_sum: str) -> Path:
     downloaded first. Two processes that ask at once take turns.
 
     Raises:
-        InputError: no such archive, a damaged or unsafe one, one that differs from what `root` was extracted from, or a
-            download that fails.
+        InputError: no such archive, a damaged or unsafe one, one that differs from what `root` was extracted from, a
+            download that fails, or a `root` that is no folder, can't be read, or holds a part of the data only.
     """
-    if archive is not None and not archive.is_file():
-        raise InputError(f"data.archive={archive}: no such file; give the path of a Tiny ImageNet zip.")
-    if root.is_file():
-        raise InputError(f"data.root={root} is a file: give the folder that holds Tiny ImageNet, or shall hold it.")
+    if archive is not None:
+        _check_is_file(archive)
     found = find_root(root)
     if found is not None and archive is None:
         return found
-    root.mkdir(parents=True, exist_ok=True)
+    try:
+        root.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise InputError(
+            f"data.root={root} can't be made a folder ({error.strerror}): give the folder that holds Tiny ImageNet, or shall "
+            "hold it."
+        ) from error
     with FileLock(root / ".lock"):
         found = find_root(root)
         if found is not None:
             _check_same_archive(found, archive)
             return found
+        _check_nothing_in_the_way(root)
         downloaded = None
         if archive is None:
-            archive = downloaded = root / Path(url).name
+            archive = downloaded = root / f"{FOLDER}.zip"
             if not (downloaded.is_file() and _md5(downloaded) == md5_sum):
                 download(url, downloaded, md5_sum)
         extract(archive, root / FOLDER)
@@ -72,11 +83,34 @@ def provide(root: Path, archive: Path | None, url: str, md5_sum: str) -> Path:
     return root / FOLDER
 
 
+def _check_is_file(archive: Path) -> None:
+    with _reading(archive, "data.archive"):
+        if archive.is_dir():
+            raise InputError(f"data.archive={archive} is a folder: give a zip, or data.root={archive} if it is extracted.")
+        if not archive.is_file():
+            raise InputError(f"data.archive={archive}: no such file; give the path of a Tiny ImageNet zip.")
+
+
+def _check_nothing_in_the_way(root: Path) -> None:
+    """Refuses data that lost its `wnids.txt`, and anything else where the archive is to be extracted."""
+    target = root / FOLDER
+    with _reading(root, "data.root"):
+        if target.is_symlink() or target.is_file() or (target.is_dir() and any(target.iterdir())):
+            in_the_way = target
+        elif root.name == FOLDER and any((root / name).exists() for name in WANTED):
+            in_the_way = root
+        else:
+            return
+    raise InputError(f"{in_the_way} is there but lacks wnids.txt: delete it, or give another data.root.")
+
+
 def _check_same_archive(folder: Path, archive: Path | None) -> None:
-    mark = folder / ".archive.md5"
     if archive is None:
         return
-    if mark.is_file() and mark.read_text() != _md5(archive):
+    mark = folder / ".archive.md5"
+    with _reading(mark, "data.root"):
+        differs = mark.is_file() and mark.read_bytes() != _md5(archive).encode()
+    if differs:
         raise InputError(
             f"{folder} was extracted from another archive than {archive}: give another data.root, or delete that folder."
         )
@@ -85,19 +119,32 @@ def _check_same_archive(folder: Path, archive: Path | None) -> None:
 
 def _md5(path: Path) -> str:
     digest = md5(usedforsecurity=False)
-    with path.open("rb") as file:
+    with _reading(path, "data.archive"), path.open("rb") as file:
         while block := file.read(1 << 20):
             digest.update(block)
     return digest.hexdigest()
+
+
+@contextmanager
+def _reading(path: Path, option: str) -> Iterator[None]:
+    """Around what reads `path`, and writes nothing: tells in a sentence that it can't be read."""
+    try:
+        yield
+    except OSError as error:
+        raise InputError(
+            f"{error.filename or path} can't be read ({error.strerror or error}): make it readable, or give another {option}."
+        ) from error
 
 
 def download(url: str, path: Path, md5_sum: str, timeout: float = 10) -> None:
     """Fetches `url` to `path` with a progress bar; the file appears only when whole and of this MD5.
 
     Raises:
-        InputError: no network, an HTTP error, or a file with another MD5.
+        InputError: no web address, no network, an HTTP error, or a file with another MD5.
     """
     advice = "give data.archive=PATH to a copy of the zip, or data.root=PATH to the extracted folder"
+    if not str(url).lower().startswith(("http://", "https://")):
+        raise InputError(f"data.url={url} is no http or https address: leave it as it is, or {advice}.")
     try:
         with urllib.request.urlopen(url, timeout=timeout) as response, whole_file(path) as file:
             total = int(response.headers.get("Content-Length", 0)) or None
@@ -109,7 +156,7 @@ def download(url: str, path: Path, md5_sum: str, timeout: float = 10) -> None:
                     bar.update(len(block))
             if digest.hexdigest() != md5_sum:
                 raise InputError(f"What {url} sent is not Tiny ImageNet (MD5 {digest.hexdigest()}): {advice}.")
-    except (urllib.error.URLError, HTTPException, TimeoutError, ConnectionError) as error:
+    except (urllib.error.URLError, HTTPException, TimeoutError, ConnectionError, ValueError) as error:
         reason = getattr(error, "reason", None) or error
         raise InputError(f"Tiny ImageNet can't be downloaded from {url} ({reason}): {advice}.") from error
 
@@ -121,29 +168,49 @@ def extract(archive: Path, target: Path) -> None:
     read. The unlabelled test images are left out.
 
     Raises:
-        InputError: no zip, a damaged one, an unsafe member, or no Tiny ImageNet inside.
+        InputError: no zip, a damaged one, an unsafe member, no Tiny ImageNet inside, or no room for it.
     """
-    try:
-        with zipfile.ZipFile(archive) as file:
-            members = _wanted_members(file, archive)
+    with _reading_zip(archive):
+        file = zipfile.ZipFile(archive)
+    with file:
+        members = _wanted_members(file, archive)
+        try:
             temporary = Path(tempfile.mkdtemp(prefix=f".{target.name}.", dir=target.parent))
             try:
                 for member, inner in tqdm(members, unit="file", desc=f"Extracting {archive.name}", disable=None):
                     path = temporary.joinpath(*inner.parts)
                     path.parent.mkdir(parents=True, exist_ok=True)
-                    with file.open(member) as source, path.open("wb") as sink:
-                        shutil.copyfileobj(source, sink)
+                    with path.open("wb") as sink:
+                        sink.writelines(_blocks(file, member, archive))
                 write_whole(temporary / ".archive.md5", _md5(archive).encode())
                 temporary.chmod(0o755)
                 os.replace(temporary, target)
-            except OSError as error:
-                error.filename = str(target)
-                raise
             finally:
                 shutil.rmtree(temporary, ignore_errors=True)
-    except (zipfile.BadZipFile, EOFError, zlib.error, NotImplementedError, RuntimeError) as error:
+        except OSError as error:
+            raise InputError(
+                f"{archive} can't be extracted to {target} ({error.strerror or error}): make room there, or give another "
+                "data.root."
+            ) from error
+
+
+def _blocks(file: zipfile.ZipFile, member: zipfile.ZipInfo, archive: Path) -> Iterator[bytes]:
+    with _reading_zip(archive), file.open(member) as source:
+        while block := source.read(1 << 20):
+            yield block
+
+
+@contextmanager
+def _reading_zip(archive: Path) -> Iterator[None]:
+    try:
+        yield
+    except Exception as error:  # zipfile and its decompressors fail in many ways, and all of them are the file's fault
+        if isinstance(error, OSError) and error.strerror:
+            with _reading(archive, "data.archive"):
+                raise
+        reason = str(error) or type(error).__name__
         raise InputError(
-            f"{archive} is no whole zip archive ({error}): get it again, or give another data.archive."
+            f"{archive} is no whole zip archive ({reason}): get it again, or give another data.archive."
         ) from error
 
 
@@ -155,8 +222,11 @@ def _wanted_members(file: zipfile.ZipFile, archive: Path) -> list[tuple[zipfile.
             raise InputError(f"{archive} holds the unsafe member {member.filename!r}: get Tiny ImageNet from another source.")
         if len(path.parts) > 1 and path.parts[0] == FOLDER and path.parts[1] in WANTED and not member.is_dir():
             members.append((member, PurePosixPath(*path.parts[1:])))
-    if PurePosixPath("wnids.txt") not in {inner for _, inner in members}:
+    files = {inner for _, inner in members}
+    if PurePosixPath("wnids.txt") not in files:
         raise InputError(f"{archive} is a zip without {FOLDER}/wnids.txt, so not Tiny ImageNet: give another data.archive.")
+    if both := files & {folder for inner in files for folder in inner.parents}:
+        raise InputError(f"{archive} holds {min(both)} as a file and as a folder: get Tiny ImageNet from another source.")
     return members
 
 
@@ -176,35 +246,59 @@ def read_split(root: Path, classes: int | None, val_per_class: int, seed: int) -
     names = dict(line.split("\t", 1) for line in _read_lines(root / "words.txt") if "\t" in line)
     drawn = draw_classes(ids, classes, seed)
     named = {wnid: names.get(wnid, wnid).split(",")[0] for wnid in drawn}
-    missing = [wnid for wnid in drawn if not (root / "train" / wnid / "images").is_dir()]
+    with _reading(root / "train", "data.root"):
+        missing = [wnid for wnid in drawn if not (root / "train" / wnid / "images").is_dir()]
     if missing:
         listed = ", ".join(f"{wnid} ({named[wnid]})" for wnid in missing[:3]) + (", ..." if len(missing) > 3 else "")
         raise InputError(
             f"{root / 'train'} lacks the images of {len(missing)} of the {len(drawn)} classes drawn by data.seed={seed}: "
             f"{listed}; choose another data.seed or data.classes, or data that holds them."
         )
-    labels = [line.split("\t") for line in _read_lines(root / "val" / "val_annotations.txt")]
-    if any(len(label) < 2 for label in labels):
-        raise InputError(f"{root / 'val' / 'val_annotations.txt'} is damaged (a line without a tab): extract the data again.")
     train: list[str] = []
     val: list[str] = []
     for wnid in drawn:
-        folder = root / "train" / wnid / "images"
-        kept, held = hold_out([path.name for path in folder.iterdir() if _is_image(path)], val_per_class, seed, wnid)
+        images = [name for name in _listed(root / "train" / wnid / "images") if _is_image(name)]
+        kept, held = hold_out(images, val_per_class, seed, wnid)
         train += [f"train/{wnid}/images/{name}" for name in kept]
         val += [f"train/{wnid}/images/{name}" for name in held]
-    test = sorted(f"val/images/{label[0]}" for label in labels if label[1] in named)
+    test = [f"val/images/{name}" for name in _test_images(root / "val", named)]
     check_disjoint({"train": train, "val": val, "test": test})
     drawn_by: dict[str, object] = {"seed": seed, "classes": classes, "val_per_class": val_per_class}
     return Split(root, named, train, val, test, drawn_by)
 
 
+def _test_images(folder: Path, classes: Container[str]) -> list[str]:
+    """Names of the official validation images of these classes, sorted."""
+    annotations = folder / "val_annotations.txt"
+    labels = [line.split("\t") for line in _read_lines(annotations)]
+    if any(len(label) < 2 for label in labels):
+        raise InputError(f"{annotations} is damaged (a line without a tab): extract the data again.")
+    names = sorted(label[0] for label in labels if label[1] in classes)
+    if paths := [name for name in names if PureWindowsPath(name).name != name or name == ".."]:  # knows / and \ and C:
+        raise InputError(f"{annotations} is damaged ({paths[0]!r} is no bare file name): extract the data again.")
+    listed = set(_listed(folder / "images"))
+    if missing := [name for name in names if name not in listed]:
+        raise InputError(
+            f"{folder / 'images'} lacks {len(missing)} of the {len(names)} test images of the drawn classes ({missing[0]!r} "
+            "first): extract the data again, or choose another data.seed or data.classes."
+        )
+    return names
+
+
+def _listed(folder: Path) -> list[str]:
+    with _reading(folder, "data.root"):
+        return os.listdir(folder)
+
+
 def _read_lines(path: Path) -> list[str]:
-    try:
-        return [line for line in path.read_text(encoding="utf-8").splitlines() if line.strip()]
-    except (FileNotFoundError, UnicodeDecodeError) as error:
-        raise InputError(f"{path} is missing or no text, so the data isn't whole Tiny ImageNet: extract it again.") from error
+    with _reading(path, "data.root"):
+        try:
+            return [line for line in path.read_text(encoding="utf-8").splitlines() if line.strip()]
+        except (FileNotFoundError, UnicodeDecodeError) as error:
+            raise InputError(
+                f"{path} is missing or no text, so the data isn't whole Tiny ImageNet: extract it again."
+            ) from error
 
 
-def _is_image(path: Path) -> bool:
-    return path.suffix.lower() in (".jpeg", ".jpg", ".png") and not path.name.startswith(".")
+def _is_image(name: str) -> bool:
+    return name.lower().endswith((".jpeg", ".jpg", ".png")) and not name.startswith(".")

@@ -1,5 +1,6 @@
 import hashlib
 import pickle
+import struct
 
 import pytest
 import torch
@@ -118,6 +119,16 @@ def _cut_off(path):
     path.write_bytes(path.read_bytes()[:100_000])
 
 
+def _changed(change):
+    """Writes AlexNet's state dict after `change`, which alters it or gives another thing to save."""
+
+    def write(path):
+        state = dict(AlexNet(num_classes=2).state_dict())
+        torch.save(change(state) or state, path)
+
+    return write
+
+
 @pytest.mark.parametrize(
     ("write", "expected"),
     [
@@ -129,9 +140,33 @@ def _cut_off(path):
         (lambda path: path.write_bytes(b"garbage" * 1000), "can't be read"),
         (lambda path: path.write_bytes(pickle.dumps({"a": Payload()})), "can't be read"),
         (lambda path: torch.save([1, 2], path), "not a state dict"),
+        (lambda path: torch.save({1: torch.zeros(1), "a": torch.zeros(1)}, path), "1 does not belong"),
+        (lambda path: torch.save({"a\nb" * 99: torch.zeros(1)}, path), "a.nb.* does not belong"),
+        (
+            _changed(lambda state: state.update({"features.0.bias": torch.full((64,), 1e300, dtype=torch.float64)})),
+            "not finite",
+        ),
+        (_changed(lambda state: {"epoch": 3, "state_dict": state}), "under the key 'state_dict': save that inner"),
+        (_changed(lambda state: {"model": state, "optimizer": {"state": {}}}), "under the key 'model': save that inner"),
+        (_changed(lambda state: {f"module.{key}": value for key, value in state.items()}), "DataParallel's prefix"),
+        (
+            _changed(lambda state: state.update({"features.0.bias": torch.ones(64).to_sparse()})),
+            "features.0.bias holds no dense",
+        ),
+        (
+            _changed(lambda state: state.update({"features.0.bias": torch.ones(64, device="meta")})),
+            "features.0.bias holds no dense",
+        ),
+        (
+            _changed(
+                lambda state: state.update({"features.0.bias": torch.quantize_per_tensor(torch.ones(64), 1, 0, torch.qint8)})
+            ),
+            "features.0.bias holds no dense",
+        ),
         (lambda path: None, "no such file"),
     ],
 )
+@pytest.mark.filterwarnings("ignore")  # torch's, of sparse and quantised tensors and other pickles than its own
 def test_bad_weights_are_told_in_one_sentence(write, expected, tmp_path, capsys, one_line):
     path = tmp_path / "weights.pt"
     write(path)
@@ -139,6 +174,77 @@ def test_bad_weights_are_told_in_one_sentence(write, expected, tmp_path, capsys,
         Encoder("conv1", str(path))
     assert str(path) in one_line(str(error.value))
     assert "code ran" not in capsys.readouterr().out
+
+
+class Touch:
+    """Creates a file when unpickled by an unpickler that runs code."""
+
+    def __init__(self, path):
+        self.path = path
+
+    def __reduce__(self):
+        return (open, (str(self.path), "w"))
+
+
+@pytest.mark.filterwarnings("ignore:Detected pickle protocol")
+@pytest.mark.parametrize(
+    ("write", "run"),
+    [
+        (torch.save, lambda path: torch.load(path, weights_only=False)),
+        (lambda content, path: path.write_bytes(pickle.dumps(content)), lambda path: pickle.loads(path.read_bytes())),
+    ],
+)
+def test_code_in_a_file_of_weights_never_runs(write, run, tmp_path, one_line):
+    path, marker = tmp_path / "weights.pt", tmp_path / "marker"
+    write({"features.0.weight": Touch(marker)}, path)
+    with pytest.raises(InputError, match="more than tensors") as error:
+        alexnet.load_weights(str(path))
+    one_line(str(error.value))
+    assert not marker.exists()
+    run(path)["features.0.weight"].close()
+    assert marker.exists()  # it would have, had it run
+
+
+@pytest.mark.parametrize(
+    "raised", [IndexError("pop"), struct.error("4 bytes"), AttributeError("x"), AssertionError(), TypeError("a\nb" * 99)]
+)
+def test_whatever_torch_throws_at_a_file_is_the_files_fault(raised, tmp_path, monkeypatch, one_line):
+    def fail(*arguments, **options):
+        raise raised
+
+    monkeypatch.setattr(torch, "load", fail)
+    path = tmp_path / "weights.pt"
+    path.write_bytes(b"garbage")
+    with pytest.raises(InputError, match="can't be read as PyTorch weights") as error:
+        alexnet.load_weights(str(path))
+    assert len(one_line(str(error.value))) < len(str(path)) + 280
+
+
+def test_weights_that_may_not_be_read_say_so(hub, tmp_path, monkeypatch, one_line):
+    def fail(*arguments, **options):
+        raise PermissionError(13, "Permission denied")
+
+    hub.parent.mkdir()
+    hub.write_bytes(b"there")
+    monkeypatch.setattr(torch, "load", fail)
+    monkeypatch.setattr(alexnet.Path, "read_bytes", fail)
+    for weights in (str(hub), "imagenet"):
+        with pytest.raises(InputError, match="can't be read .*Permission denied") as error:
+            alexnet.load_weights(weights)
+        assert str(hub) in one_line(str(error.value))
+
+
+def test_a_cache_below_a_file_is_told(hub, one_line):
+    hub.parent.write_text("in the way")
+    with pytest.raises(InputError, match="can't be downloaded") as error:
+        alexnet.imagenet_weights()
+    assert str(hub) in one_line(str(error.value))
+
+
+def test_a_user_who_is_not_there_is_told(one_line):
+    with pytest.raises(InputError, match="~nosuchuser/x.pt: no such file") as error:
+        alexnet.load_weights("~nosuchuser/x.pt")
+    one_line(str(error.value))
 
 
 def test_unknown_layer_names_the_layers():

@@ -1,3 +1,4 @@
+import os
 import random
 
 import pytest
@@ -46,6 +47,8 @@ def test_three_images_are_enough(tmp_path):
         (0, {}, "no images"),
         (2, {}, "at least 3"),
         (9, {"val": 0}, "data.val_fraction"),
+        (9, {"test": "some"}, "data.test_fraction=some"),
+        (9, {"classes": "abc"}, "data.classes=abc must be a whole number"),
         (9, {"val": 0.5, "test": 0.5}, "nothing to train on"),
         (9, {"classes": 2}, "data.classes"),
     ],
@@ -60,3 +63,39 @@ def test_bad_folders_and_options_are_told(number, options, expected, tmp_path, o
 def test_a_folder_that_is_not_there_is_told(tmp_path):
     with pytest.raises(InputError, match="no such folder"):
         read(tmp_path / "absent")
+
+
+def test_hidden_folders_are_no_classes(tmp_path):
+    fill(tmp_path / "cats", 5)
+    fill(tmp_path / "cats" / ".thumbnails", 5)
+    fill(tmp_path / ".cache", 5)
+    split = read(tmp_path)
+    assert list(split.classes) == ["cats"]
+    assert len(split.train + split.val + split.test) == 5
+
+
+def test_linked_folders_are_followed_once(tmp_path):
+    fill(tmp_path / "elsewhere", 4)
+    fill(tmp_path / "images" / "cats", 5)
+    (tmp_path / "images" / "dogs").symlink_to(tmp_path / "elsewhere")
+    (tmp_path / "images" / "dogs_again").symlink_to(tmp_path / "elsewhere")
+    (tmp_path / "images" / "cats" / "loop").symlink_to(tmp_path / "images")
+    split = read(tmp_path / "images")
+    assert list(split.classes) == ["cats", "dogs"]
+    assert len({*split.train, *split.val, *split.test}) == len(split.train + split.val + split.test) == 9
+
+
+def test_a_folder_that_cannot_be_read_is_told(tmp_path, monkeypatch, one_line):
+    fill(tmp_path / "cats", 5)
+    fill(tmp_path / "dogs", 5)
+    scandir = os.scandir
+
+    def guarded(path):
+        if str(path) == str(tmp_path / "dogs"):
+            raise PermissionError(13, "Permission denied", str(path))
+        return scandir(path)
+
+    monkeypatch.setattr(os, "scandir", guarded)  # a mode of 000 would not keep root out
+    with pytest.raises(InputError, match="can't be read .Permission denied") as error:
+        read(tmp_path)
+    assert str(tmp_path / "dogs") in one_line(str(error.value))

@@ -4,7 +4,7 @@ from inversion.standardize import Standardize
 
 
 def test_maps_are_standardised_per_channel():
-    features = torch.randn(50, 3, 4, 4) * torch.tensor([1.0, 5.0, 0.001])[:, None, None] + 0.5
+    features = torch.randn(50, 3, 4, 4) * torch.tensor([1.0, 5.0, 0.05])[:, None, None] + 0.5
     standardize = Standardize((3, 4, 4))
     standardize.fit(features.split(7))
     result = standardize(features)
@@ -17,6 +17,16 @@ def test_vectors_are_standardised_per_unit_even_if_they_hardly_vary():
     standardize = Standardize((5,))
     standardize.fit([features[:1], features[1:]])
     assert torch.allclose(standardize(features).std(0, correction=0), torch.ones(5), atol=1e-3)
+
+
+def test_nearly_dead_units_are_divided_by_a_hundredth_of_the_median():
+    signs = torch.tensor([-1.0, 1.0])[:, None]
+    features = 2 + signs * torch.tensor([0.0, 0.0, 1e-5, 1.0, 4.0])  # the deviations; the median of those above 0 is 1
+    standardize = Standardize((5,))
+    standardize.fit([features])
+    assert torch.allclose(standardize.std, torch.tensor([1.0, 1.0, 0.01, 1.0, 4.0]))
+    moved = standardize(features + torch.tensor([0.0, 0.0, 0.5, 0.0, 0.0]))
+    assert torch.allclose(moved[:, 2], torch.full((2,), 50.0), atol=0.1)
 
 
 def test_a_dead_unit_stays_finite():
@@ -33,3 +43,9 @@ def test_statistics_travel_in_the_state_dict():
     fitted.fit([torch.randn(9, 4)])
     fresh.load_state_dict(fitted.state_dict())
     assert fresh.fitted and torch.equal(fresh.std, fitted.std)
+
+
+def test_features_that_are_all_dead_keep_their_scale():
+    standardize = Standardize((3,))
+    standardize.fit([torch.full((4, 3), 2.5)])
+    assert torch.equal(standardize.std, torch.ones(3))

@@ -1,10 +1,14 @@
 """Download, extraction and reading of Tiny ImageNet; the archives are made here, the server is local."""
 
+import errno
 import hashlib
+import io
+import os
 import shutil
 import threading
 import time
 import zipfile
+from contextlib import contextmanager
 from functools import partial
 from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
 
@@ -104,6 +108,9 @@ def _with_member(name, link=False):
         (_with_member("tiny-imagenet-200/../../evil.txt"), "unsafe member"),
         (_with_member("/tmp/evil.txt"), "unsafe member"),
         (_with_member("tiny-imagenet-200/train/link", link=True), "unsafe member"),
+        (_with_member("tiny-imagenet-200/words.txt/more"), "words.txt as a file and as a folder"),
+        (_with_member(f"tiny-imagenet-200/train/{'n' * 300}"), "can't be extracted"),
+        (lambda path, archive: path.mkdir(), "is a folder"),
         (lambda path, archive: None, "no such file"),
     ],
 )
@@ -119,20 +126,123 @@ def test_bad_archives_leave_nothing_behind(write, expected, archive, tmp_path, o
 
 
 def test_an_interrupted_extraction_never_passes_for_whole(archive, tmp_path, monkeypatch):
-    copies = []
+    opened = []
+    whole = zipfile.ZipFile.open
 
-    def interrupt(source, sink):
-        copies.append(1)
-        if len(copies) == 10:
+    def interrupt(file, *arguments):
+        opened.append(1)
+        if len(opened) == 10:
             raise KeyboardInterrupt
-        sink.write(source.read())
+        return whole(file, *arguments)
 
-    monkeypatch.setattr(tiny_imagenet.shutil, "copyfileobj", interrupt)
+    monkeypatch.setattr(zipfile.ZipFile, "open", interrupt)
     with pytest.raises(KeyboardInterrupt):
         provide(tmp_path, archive)
     assert tiny_imagenet.find_root(tmp_path) is None
     monkeypatch.undo()
     assert (provide(tmp_path, archive) / "wnids.txt").is_file()
+    assert {path.name for path in tmp_path.iterdir()} == {".lock", "tiny-imagenet-200"}
+
+
+@pytest.mark.parametrize(
+    ("raised", "expected"),
+    [
+        (OSError("Invalid data stream"), "no whole zip archive .Invalid data stream"),
+        (ValueError("odd"), "no whole zip archive .odd"),
+        (EOFError(), "no whole zip archive .EOFError"),
+        (OSError(errno.EIO, "Input/output error"), "can't be read .Input/output error"),
+    ],
+)
+def test_members_that_cannot_be_read_are_the_archives_fault(raised, expected, archive, tmp_path, monkeypatch, one_line):
+    def fail(*arguments):
+        raise raised
+
+    monkeypatch.setattr(zipfile.ZipExtFile, "read", fail)
+    with pytest.raises(InputError, match=expected) as error:
+        provide(tmp_path, archive)
+    assert str(archive) in one_line(str(error.value))
+    assert {path.name for path in tmp_path.iterdir()} == {".lock"}
+
+
+def test_a_full_disk_is_not_the_archives_fault(archive, tmp_path, monkeypatch, one_line):
+    def fail(*arguments):
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr(tiny_imagenet, "write_whole", fail)
+    with pytest.raises(InputError, match="can't be extracted to .*No space left") as error:
+        provide(tmp_path, archive)
+    assert "data.root" in one_line(str(error.value))
+
+
+@pytest.mark.parametrize("name", ["file", "file/below", "link"])
+def test_a_root_that_is_no_folder_is_told(name, archive, tmp_path, one_line):
+    (tmp_path / "file").write_text("in the way")
+    (tmp_path / "link").symlink_to(tmp_path / "absent")
+    with pytest.raises(InputError, match="can't be made a folder") as error:
+        provide(tmp_path / name, archive)
+    assert str(tmp_path / name) in one_line(str(error.value))
+
+
+@pytest.mark.parametrize("root", [".", "tiny-imagenet-200"])
+def test_data_without_its_class_ids_is_refused_before_anything_is_fetched(root, archive, tmp_path, monkeypatch, one_line):
+    def never(*arguments):
+        raise AssertionError("fetched")
+
+    monkeypatch.setattr(tiny_imagenet, "download", never)
+    monkeypatch.setattr(tiny_imagenet, "extract", never)
+    (tmp_path / "tiny-imagenet-200" / "train").mkdir(parents=True)
+    for given in (archive, None):
+        with pytest.raises(InputError, match=r"tiny-imagenet-200 is there but lacks wnids\.txt") as error:
+            provide(tmp_path / root, given)
+        one_line(str(error.value))
+
+
+def test_an_empty_folder_is_not_in_the_way(archive, tmp_path):
+    (tmp_path / "tiny-imagenet-200").mkdir()
+    assert (provide(tmp_path, archive) / "wnids.txt").is_file()
+
+
+@contextmanager
+def unreadable(path):
+    """Neither opened, listed nor looked into; a mode of 000 would not keep root out."""
+
+    def guarded(before):
+        def call(given, *arguments, **options):
+            if str(given) == str(path):
+                raise PermissionError(errno.EACCES, "Permission denied", str(given))
+            return before(given, *arguments, **options)
+
+        return call
+
+    with pytest.MonkeyPatch.context() as patch:
+        for module, name in ((io, "open"), (os, "listdir"), *([] if path.is_file() else [(os, "stat")])):
+            patch.setattr(module, name, guarded(getattr(module, name)))
+        yield
+
+
+@pytest.mark.parametrize(
+    "name", ["{archive}", ".archive.md5", "wnids.txt", "words.txt", "train/n90000003/images", "val/images"]
+)
+def test_what_cannot_be_read_is_told(name, archive, tmp_path, one_line):
+    root = provide(tmp_path, archive)
+    path = archive if name == "{archive}" else root / name
+    with unreadable(path), pytest.raises(InputError, match="can't be read .Permission denied") as error:
+        provide(tmp_path, archive)
+        tiny_imagenet.read_split(root, None, 2, 0)
+    assert str(path) in one_line(str(error.value))
+
+
+def test_an_archive_that_cannot_be_read_is_told_before_it_is_extracted(archive, tmp_path, one_line):
+    with unreadable(archive), pytest.raises(InputError, match="can't be read .Permission denied") as error:
+        provide(tmp_path, archive)
+    assert str(archive) in one_line(str(error.value))
+    assert {path.name for path in tmp_path.iterdir()} == {".lock"}
+
+
+def test_a_root_that_cannot_be_looked_into_is_told(tmp_path, one_line):
+    with unreadable(tmp_path / "tiny-imagenet-200"), pytest.raises(InputError, match="Permission denied") as error:
+        provide(tmp_path)
+    assert str(tmp_path / "tiny-imagenet-200") in one_line(str(error.value))
 
 
 @pytest.fixture
@@ -168,6 +278,13 @@ def test_a_download_with_another_md5_is_not_kept(content, server, tmp_path, one_
         provide(tmp_path / "data", url=f"{address}/tiny.zip", md5="0" * 32)
     one_line(str(error.value))
     assert {path.name for path in (tmp_path / "data").iterdir()} == {".lock"}
+
+
+@pytest.mark.parametrize("url", ["foo", None, "file:///etc/passwd", "ftp://127.0.0.1/tiny.zip", "http://[broken/tiny.zip"])
+def test_an_address_that_is_none_is_told(url, tmp_path, one_line):
+    with pytest.raises(InputError) as error:
+        provide(tmp_path / "data", url=url)
+    assert str(url) in one_line(str(error.value)) and "data.archive=PATH" in str(error.value)
 
 
 def test_404_and_no_network_are_told_at_once(server, tmp_path, one_line):
@@ -214,6 +331,33 @@ def test_missing_files_are_named(damaged, name, one_line):
     with pytest.raises(InputError, match=name) as error:
         tiny_imagenet.read_split(damaged, 3, 2, 0)
     one_line(str(error.value))
+
+
+@pytest.mark.parametrize("name", ["../../train/x.JPEG", "/etc/passwd", "..", "a\\b.JPEG", "C:x.JPEG", "absent.JPEG"])
+def test_test_images_are_bare_names_of_files_that_are_there(damaged, name, one_line):
+    (damaged / "val" / "images" / "a\\b.JPEG").write_bytes(b"")
+    annotations = damaged / "val" / "val_annotations.txt"
+    annotations.write_text(annotations.read_text() + f"{name}\tn90000000\t0\t0\t63\t63\n")
+    with pytest.raises(InputError, match="lacks 1 of the 41" if name == "absent.JPEG" else "no bare file name") as error:
+        tiny_imagenet.read_split(damaged, None, 2, 0)
+    assert repr(name) in one_line(str(error.value))
+
+
+def test_missing_test_images_of_classes_not_drawn_do_not_matter(damaged):
+    drawn = tiny_imagenet.read_split(damaged, 3, 2, 0)
+    for path in (damaged / "val" / "images").iterdir():
+        if f"val/images/{path.name}" not in drawn.test:
+            path.unlink()
+    assert tiny_imagenet.read_split(damaged, 3, 2, 0) == drawn
+
+
+@pytest.mark.parametrize("value", ["abc", "3", 3.0, True])
+def test_numbers_that_are_no_whole_numbers_are_told(made_root, value, one_line):
+    whole = {"classes": 3, "val_per_class": 2, "seed": 0}
+    for name in whole:
+        with pytest.raises(InputError, match=f"data.{name}={value} must be a whole number") as error:
+            tiny_imagenet.read_split(made_root, **{**whole, name: value})
+        one_line(str(error.value))
 
 
 def test_too_few_images_are_told(made_root, one_line):
