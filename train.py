@@ -10,7 +10,7 @@ import sys
 import time
 import warnings
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import hydra
 from hydra.core.hydra_config import HydraConfig
@@ -18,6 +18,12 @@ from omegaconf import DictConfig, OmegaConf
 
 from inversion import command_line, sweep
 from inversion.errors import InputError
+
+if TYPE_CHECKING:
+    import torch
+
+    from inversion.alexnet import Encoder
+    from inversion.datamodule import ImageDataModule
 
 log = logging.getLogger(__name__)
 CONF = Path(__file__).resolve().parent / "conf"
@@ -94,7 +100,10 @@ def train(cfg: DictConfig, folder: Path) -> dict[str, Any] | None:
     parameters = sum(parameter.numel() for parameter in decoder.parameters())
     split = datamodule.split
     log.info(f"{len(split.train)} train, {len(split.val)} val, {len(split.test)} test images of {len(split.classes)} classes")
-    log.info(f"{type(decoder).__name__} of {parameters:,} weights for features of shape {list(encoder.feature_shape)}")
+    log.info(
+        f"{type(decoder).__name__} of {parameters:,} weights for features of shape {list(encoder.feature_shape)}, trained in "
+        f"{trainer.precision} on {trainer.strategy.root_device}"
+    )
 
     split.save(folder / "split.json")
     logger = TensorBoardLogger(folder, name="", version="tensorboard", default_hp_metric=False)
@@ -102,6 +111,7 @@ def train(cfg: DictConfig, folder: Path) -> dict[str, Any] | None:
     logger.experiment.add_text("config", f"```yaml\n{OmegaConf.to_yaml(record['config'])}```")
     if last.is_file():
         log.info(f"Going on from {last}")
+    encode_once(cfg, encoder, datamodule, trainer.strategy.root_device)
     trainer.fit(model, datamodule=datamodule, ckpt_path=last if last.is_file() else None, weights_only=True)
 
     best = checkpoints.read(checkpoints.path_of(folder, checkpoints.BEST))
@@ -116,6 +126,7 @@ def train(cfg: DictConfig, folder: Path) -> dict[str, Any] | None:
         "encoder": Path(cfg.encoder.weights).name,
         "input_stats": cfg.encoder.input_stats,
         "standardize": standardize,
+        "precision": trainer.precision,
         "parameters": parameters,
         "native_size": datamodule.native_size,
         "seed": cfg.seed,
@@ -138,6 +149,18 @@ def train(cfg: DictConfig, folder: Path) -> dict[str, Any] | None:
     runs.write_metrics(folder, metrics)
     log.info(runs.result_line(metrics, folder))
     return metrics
+
+
+def encode_once(cfg: DictConfig, encoder: "Encoder", datamodule: "ImageDataModule", device: "torch.device") -> None:
+    """In a sweep over layers, fills the cache with the features of all of them in one pass of the deepest's encoder."""
+    from inversion.alexnet import TAPS
+    from inversion.building import build
+
+    layers = [layer for layer in sweep.layers_of_sweep() if layer in TAPS and layer != cfg.layer.name]
+    if layers and not datamodule.has_features(encoder):
+        deepest = max([cfg.layer.name, *layers], key=list(TAPS).index)
+        whole = build("encoder", cfg.encoder, layer=deepest).to(device)
+        datamodule.cache_features(whole, [cfg.layer.name, *layers], device)
 
 
 @hydra.main(version_base="1.3", config_path=str(CONF), config_name="config")

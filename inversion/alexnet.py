@@ -4,10 +4,10 @@ import logging
 import os
 import socket
 import urllib.error
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
-from functools import cached_property
+from functools import cache
 from hashlib import sha256
 from pathlib import Path
 from pickle import UnpicklingError
@@ -87,12 +87,24 @@ class Encoder(nn.Module):
     def is_trained(self) -> bool:
         return self.weights != "random"
 
-    @cached_property
+    def shape_of(self, layer: str) -> tuple[int, ...]:
+        """Shape of one image's features of a layer that is not deeper than the encoder's own."""
+        return self.feature_shape if layer == self.layer else TAPS[layer].shape
+
+    @property
     def digest(self) -> str:
-        """SHA-256 of the weights up to the tap: tells one encoder from another, whatever its file is called."""
-        digest = sha256()
-        for tensor in self.network.state_dict().values():
-            digest.update(tensor.cpu().numpy().tobytes())
+        """Tells this encoder from another, whatever its weights' file is called."""
+        return self.digest_of(self.layer)
+
+    @cache  # noqa: B019 - an encoder lives as long as its run
+    def digest_of(self, layer: str) -> str:
+        """SHA-256 of all that makes this layer's features: the weights up to its tap, and the input's statistics."""
+        digest = sha256(self.input_stats.encode())
+        for name, module in self.network.named_children():
+            for tensor in module.state_dict().values():
+                digest.update(tensor.cpu().numpy().data)
+            if name == _name(TAPS[layer].module):
+                break
         return digest.hexdigest()
 
     def train(self, mode: bool = True) -> "Encoder":
@@ -100,13 +112,27 @@ class Encoder(nn.Module):
         return super().train(False)
 
     def forward(self, images: Tensor) -> Tensor:
-        """Images (B, 3, 227, 227) in [-1, 1] -> features (B, C, H, W) or (B, D), see `TAPS`. Always in float32, also
-        where the decoder trains in mixed precision.
+        """Images (B, 3, 227, 227) in [-1, 1] -> features (B, C, H, W) or (B, D), see `TAPS`."""
+        return self.features(images, [self.layer])[self.layer]
+
+    def features(self, images: Tensor, layers: Sequence[str]) -> dict[str, Tensor]:
+        """The features of several layers, none deeper than the encoder's own, in one pass. Always in float32, also where
+        the decoder trains in mixed precision.
+
+        Args:
+            images: (B, 3, 227, 227) in [-1, 1].
         """
         if self.input_stats == "imagenet":
             images = transforms.normalize(images * 0.5 + 0.5, IMAGENET_MEAN, IMAGENET_STD)
+        taps = {_name(TAPS[layer].module): layer for layer in layers}
+        found = {}
         with torch.autocast(images.device.type, enabled=False):
-            return self.network(images)
+            x = images.float()
+            for name, module in self.network.named_children():
+                x = module(x)
+                if name in taps:
+                    found[taps[name]] = x
+        return found
 
 
 def cut(network: AlexNet, last: str) -> nn.Sequential:
@@ -114,18 +140,25 @@ def cut(network: AlexNet, last: str) -> nn.Sequential:
     sequence = nn.Sequential()
     for name, module in network.named_children():
         if name == "classifier":
-            sequence.append(nn.Flatten())
-        for child_name, child in list(module.named_children()) or [("", module)]:
-            sequence.append(child)
+            sequence.add_module("flatten", nn.Flatten())
+        for child_name, child in list(module.named_children()) or [("0", module)]:
+            sequence.add_module(_name(f"{name}.{child_name}"), child)
             if f"{name}.{child_name}" == last:
                 return sequence
     raise ValueError(f"AlexNet has no module {last}")
 
 
+def _name(module: str) -> str:
+    """What a module of AlexNet is called in the cut sequence, where names hold no dot."""
+    return module.replace(".", "_")
+
+
 def random_alexnet(seed: int) -> AlexNet:
     """An untrained AlexNet whose signal keeps its scale from layer to layer (Kaiming-normal weights, zero biases)."""
     generator = torch.Generator().manual_seed(seed)
-    network = AlexNet()
+    with torch.device("meta"):  # torchvision's own initialisation would take a second, and move torch's random numbers on
+        network = AlexNet()
+    network.to_empty(device="cpu")
     for module in network.modules():
         if isinstance(module, nn.Conv2d | nn.Linear):
             nn.init.kaiming_normal_(module.weight, nonlinearity="relu", generator=generator)
@@ -170,8 +203,9 @@ def alexnet_from(state: Mapping[str, Tensor], source: str) -> AlexNet:
     classes = state["classifier.6.weight"].shape[0]
     if state["classifier.6.bias"].shape != (classes,) or classes < 1:
         raise InputError(f"{source} is not AlexNet (classifier.6's weight and bias differ in length): {advice}.")
-    network = AlexNet(num_classes=classes)
-    network.load_state_dict({key: tensor.float() for key, tensor in state.items()})
+    with torch.device("meta"):
+        network = AlexNet(num_classes=classes)
+    network.load_state_dict({key: tensor.float() for key, tensor in state.items()}, assign=True)
     return network
 
 

@@ -5,6 +5,7 @@ import warnings
 from pathlib import Path
 from typing import Any
 
+import torch
 from hydra.errors import InstantiationException
 from hydra.utils import instantiate
 from lightning import LightningModule, Trainer
@@ -58,11 +59,16 @@ def build_trainer(config: DictConfig, folder: Path) -> Trainer:
         if not isinstance(callback, ModelCheckpoint) or Path(callback.dirpath or "") / f"{callback.filename}.ckpt" != place:
             raise InputError(f"callbacks.{name} must be a ModelCheckpoint that writes {place}: leave it as it is.")
     plugins = [checkpoints.WholeCheckpoints()]
-    trainer: Trainer = build("trainer", config.trainer, logger=False, callbacks=list(callbacks.values()), plugins=plugins)
+    trainer: Trainer = build(
+        "trainer",
+        config.trainer,
+        precision=precision(config.trainer),
+        logger=False,
+        callbacks=list(callbacks.values()),
+        plugins=plugins,
+    )
     if trainer.world_size > 1:
         raise InputError("trainer.devices: one run trains on one device; start one run per device instead.")
-    if trainer.precision not in ("32-true", "bf16-mixed", "16-mixed"):
-        raise InputError(f"trainer.precision={trainer.precision} must be 32-true, bf16-mixed or 16-mixed.")
     if trainer.max_epochs is None or trainer.max_epochs < 1:
         raise InputError(f"trainer.max_epochs={trainer.max_epochs} must be at least 1.")
     every = trainer.check_val_every_n_epoch or 1
@@ -75,12 +81,33 @@ def build_trainer(config: DictConfig, folder: Path) -> Trainer:
     return trainer
 
 
+def precision(config: DictConfig) -> str:
+    """What `trainer.precision` comes to on this machine.
+
+    Raises:
+        InputError: it isn't one of auto, 32-true, bf16-mixed and 16-mixed.
+    """
+    option = str(config.precision)
+    if option not in ("auto", "32-true", "bf16-mixed", "16-mixed"):
+        raise InputError(f"trainer.precision={option} must be auto, 32-true, bf16-mixed or 16-mixed.")
+    if option != "auto":
+        return option
+    if config.accelerator in ("auto", "gpu", "cuda") and torch.cuda.is_available():
+        has_bf16 = torch.cuda.is_bf16_supported(including_emulation=False)
+    elif config.accelerator == "cpu" or not torch.accelerator.is_available():
+        has_bf16 = torch.cpu._is_avx512_bf16_supported() or torch.cpu._is_amx_tile_supported()
+    else:
+        has_bf16 = False
+    return "bf16-mixed" if has_bf16 else "32-true"
+
+
 def build_scorer(config: DictConfig) -> Trainer:
     """A trainer on the same device that only tests, and shows it as the run's own does."""
     progress = config.callbacks.get("progress")
     return build(
         "trainer",
         config.trainer,
+        precision=precision(config.trainer),
         logger=False,
         callbacks=[] if progress is None else [build("callbacks", progress)],
         enable_checkpointing=False,

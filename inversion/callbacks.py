@@ -1,13 +1,14 @@
 """What is shown while a decoder trains: a bar and a line per epoch, a grid of reconstructions, the speed."""
 
 import logging
+import math
 import sys
 import time
 from typing import Any
 
 import torch
 from lightning import Callback, LightningModule, Trainer
-from lightning.pytorch.callbacks import TQDMProgressBar
+from lightning.pytorch.callbacks import ModelCheckpoint, TQDMProgressBar
 from lightning.pytorch.loggers import TensorBoardLogger
 from torch import Tensor
 
@@ -55,6 +56,35 @@ class ReconstructionGrid(Callback):
             pictures = pixels.to_uint8(pixels.denormalize(originals))
             grid = pairs_grid(pictures, reconstruct(pl_module, originals))
             trainer.logger.experiment.add_image("val/reconstructions", grid, trainer.global_step)
+
+
+class LastCheckpoint(ModelCheckpoint):
+    """The state after a whole epoch, from which a run can go on: after the first, the last, and any at least `seconds` after
+    the one that was saved before, so that short epochs don't spend their time on writing.
+
+    Args:
+        seconds: see above.
+        **options: `ModelCheckpoint`'s.
+    """
+
+    def __init__(self, seconds: float = 20, **options: Any) -> None:
+        super().__init__(**options)
+        self.seconds = seconds
+        self.saved = -math.inf
+
+    def _is_due(self, trainer: Trainer) -> bool:
+        due = trainer.current_epoch + 1 == trainer.max_epochs or time.monotonic() - self.saved >= self.seconds
+        if due:
+            self.saved = time.monotonic()
+        return due
+
+    def on_validation_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        if self._is_due(trainer):
+            super().on_validation_end(trainer, pl_module)
+
+    def on_train_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        if self._is_due(trainer):
+            super().on_train_epoch_end(trainer, pl_module)
 
 
 class ImagesPerSecond(Callback):

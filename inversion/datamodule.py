@@ -1,13 +1,14 @@
 """The LightningDataModules: a split's images decoded once, held as bytes, and handed out in whole batches."""
 
-from collections.abc import Sequence
+import logging
+from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from math import prod
 from pathlib import Path
 from statistics import median
 from typing import NamedTuple
 
 import numpy as np
+import PIL
 import torch
 from lightning import LightningDataModule
 from PIL import Image, ImageOps
@@ -18,8 +19,12 @@ from tqdm import tqdm
 
 from inversion import image_folder, made_images, pixels, tiny_imagenet
 from inversion.alexnet import Encoder
+from inversion.cache import Cache, Entry
 from inversion.errors import InputError
+from inversion.files import expand
 from inversion.split import Split
+
+log = logging.getLogger(__name__)
 
 SMALLEST = 16
 """Smallest native size in pixels; SSIM's window is 11 wide."""
@@ -29,31 +34,37 @@ class Batch(NamedTuple):
     """What the loaders give out."""
 
     images: Tensor
-    """uint8 (B, 3, n, n) from the loader; float (B, 3, 227, 227) in [-1, 1] once on the device."""
+    """uint8 (B, 3, n, n) from the loader; float (B, 3, n, n) in [-1, 1] once on the device: native, not yet resized."""
     features: Tensor | None
-    """The encoder's features of these images, float (B, *feature_shape), where they are held; else None."""
-
-    def as_input(self) -> "Batch":
-        """The loader's batch, now on its device, with its images normalised and resized."""
-        return self._replace(images=to_input(self.images))
+    """The encoder's features of these images, float (B, *feature_shape), where they are cached; else None."""
 
 
 class ImageDataModule(LightningDataModule):
     """What every source of images shares.
 
-    Each file is decoded once into one uint8 tensor at the data's native size; batches are normalised and resized whole, on
-    the device that trains.
+    Each file is decoded once into one uint8 array at the data's native size; batches are normalised, and resized where a
+    resized image is needed, whole and on the device that trains.
 
     Args:
         batch_size: images per batch, of every loader.
         shuffle_seed: of the training order, which depends on it and the epoch alone.
-        native_size: side in pixels at which images are held; None takes the median shorter side of the training
-            images, within 16 to 227. An image of another size is resized (shorter side) and cropped to its middle.
-        feature_memory_gib: `hold_features` holds at most so much.
+        native_size: side in pixels at which images are held; None takes the median shorter side of (a thousand of) the
+            training images, within 16 to 227. An image of another size is resized (shorter side) and cropped to its middle.
+        cache: folder for decoded images and features, see `Cache`. None holds images in memory, and no features.
+        feature_type: how features are stored: float16, or float32, which is exact.
+        feature_gib: features that would take more are computed with every batch instead.
+        resident: share of a GPU's free memory that images and features may take; what fits trains without being copied.
     """
 
     def __init__(
-        self, batch_size: int = 64, shuffle_seed: int = 0, native_size: int | None = None, feature_memory_gib: float = 4
+        self,
+        batch_size: int = 64,
+        shuffle_seed: int = 0,
+        native_size: int | None = None,
+        cache: str | None = None,
+        feature_type: str = "float16",
+        feature_gib: float = 20,
+        resident: float = 0.5,
     ) -> None:
         super().__init__()
         if batch_size < 2:
@@ -64,13 +75,21 @@ class ImageDataModule(LightningDataModule):
                 f"data.native_size={native_size} must be a whole number between {SMALLEST} and {pixels.INPUT_SIZE}, AlexNet's "
                 "input size, or null to follow the data."
             )
+        if feature_type not in ("float16", "float32"):
+            raise InputError(f"data.feature_type={feature_type} must be float16 or float32.")
+        if not 0 <= resident < 1:
+            raise InputError(f"data.resident={resident} must lie in [0, 1).")
         self.batch_size = batch_size
         self.shuffle_seed = shuffle_seed
         self._native_size = native_size
+        self.cache = None if cache is None else Cache(expand(cache))
+        self.feature_type = feature_type
+        self.feature_gib = feature_gib
+        self.resident = resident
         self._split: Split | None = None
-        self.feature_memory_gib = feature_memory_gib
         self._images: dict[str, Tensor] = {}
         self._features: dict[str, Tensor] = {}
+        self._entries: dict[str, Entry] = {}
 
     def find_split(self) -> Split:
         """Reads from disk which files there are and draws the split. Raises InputError."""
@@ -88,7 +107,7 @@ class ImageDataModule(LightningDataModule):
         """Side in pixels of the images as they are held."""
         if self._native_size is None:
             sides = []
-            for name in self.split.train:
+            for name in self.split.train[:: -(-len(self.split.train) // 1000)]:
                 with _opened(self.split.root / name) as image:
                     sides.append(min(image.size))
             self._native_size = min(pixels.INPUT_SIZE, max(SMALLEST, int(median(sides))))
@@ -102,39 +121,112 @@ class ImageDataModule(LightningDataModule):
         """
         if part not in self._images:
             paths = [self.split.root / name for name in self.split.files(part)]
-            self._images[part] = decode(paths, self.native_size, f"Decoding {len(paths)} {part} images")
+            description = f"Decoding {len(paths)} {part} images"
+            if self.cache is None:
+                held = torch.empty(len(paths), 3, self.native_size, self.native_size, dtype=torch.uint8)
+                decode(paths, held.numpy(), description)
+            else:
+                entry = self._entry(part)
+                (held,) = self.cache.get([entry], lambda arrays: decode(paths, arrays[entry.name], description))
+            self._images[part] = held
         return self._images[part]
 
-    @torch.no_grad()
-    def hold_features(self, encoder: Encoder, device: torch.device) -> bool:
-        """Computes the features of the training and validation images once, for the loaders to give out with the images.
+    def _entry(self, part: str) -> Entry:
+        """The decoded images in the cache: they depend on the files, their sizes and times of change, and on Pillow."""
+        if part not in self._entries:
+            files = self.split.files(part)
+            states = [_state(self.split.root / name) for name in files]
+            key = {"root": str(self.split.root), "files": files, "states": states, "pillow": PIL.__version__}
+            shape = (len(files), 3, self.native_size, self.native_size)
+            self._entries[part] = Entry(f"{part} images", key, shape, "uint8")
+        return self._entries[part]
+
+    def _feature_entry(self, part: str, encoder: Encoder, layer: str) -> Entry:
+        key = {"images": self._entry(part).digest, "encoder": encoder.digest_of(layer)}
+        shape = (len(self.split.files(part)), *encoder.shape_of(layer))
+        return Entry(f"{layer} {part} features", key, shape, self.feature_type)
+
+    def has_features(self, encoder: Encoder) -> bool:
+        """Whether the encoder's features of training and validation images lie in the cache."""
+        entries = [self._feature_entry(part, encoder, encoder.layer) for part in ("train", "val")]
+        return self.cache is not None and self.cache.holds(entries)
+
+    def cache_features(self, encoder: Encoder, layers: Sequence[str], device: torch.device) -> None:
+        """Has the loaders give out `layers[0]`'s features of the training and validation images, computed once.
+
+        Those of the other layers are computed in the same pass and left in the cache for the runs that will want them.
+        Does nothing without a cache, and says so where the features would take too much room.
 
         Args:
-            encoder: on `device`.
+            encoder: on `device`; none of the layers is deeper than its own.
+            layers: the run's own layer, then others.
 
-        Returns:
-            False, with nothing computed, if they would take more than `feature_memory_gib`.
+        Raises:
+            InputError: features too large for float16.
         """
+        if self.cache is None:
+            return
         parts = ("train", "val")
-        numbers = sum(len(self.images(part)) for part in parts) * prod(encoder.feature_shape)
-        if numbers * 4 > self.feature_memory_gib * 2**30:
-            return False
-        for part in parts:
-            images = self.images(part)
-            held = torch.empty(len(images), *encoder.feature_shape)
-            chunks = range(0, len(images), self.batch_size)
-            for i in tqdm(chunks, desc=f"Encoding {len(images)} {part} images", leave=False, disable=None):
-                held[i : i + self.batch_size] = encoder(to_input(images[i : i + self.batch_size].to(device))).cpu()
-            self._features[part] = held
-        return True
+        self.setup("fit")  # the cache is locked while it is filled
+        entries = {(part, layer): self._feature_entry(part, encoder, layer) for layer in layers for part in parts}
+        own = [entries[part, layers[0]] for part in parts]
+        fitting = [entry for entry in entries.values() if entry.nbytes <= self.feature_gib * 2**30]
+        if not all(entry in fitting for entry in own) or not self.cache.has_room(fitting):
+            size = sum(entry.nbytes for entry in own) / 2**30
+            log.info(
+                f"The features of {layers[0]} would take {size:.1f} GiB, more than data.feature_gib or the disk allow: they "
+                "are computed with every batch instead."
+            )
+            return
+
+        def fill(arrays: dict[str, np.ndarray]) -> None:
+            for part in parts:
+                wanted = {layer: arrays[entries[part, layer].name] for layer in layers if entries[part, layer].name in arrays}
+                if wanted:
+                    self._encode(part, encoder, wanted, device)
+
+        held = self.cache.get([*own, *(entry for entry in fitting if entry not in own)], fill)
+        self._features = dict(zip(parts, held, strict=False))
+
+    @torch.no_grad()
+    def _encode(self, part: str, encoder: Encoder, arrays: Mapping[str, np.ndarray], device: torch.device) -> None:
+        images = self.images(part)
+        with tqdm(total=len(images), desc=f"Encoding {part} images", unit="image", leave=False, disable=None) as bar:
+            for i in range(0, len(images), self.batch_size):
+                chunk = slice(i, i + self.batch_size)
+                for layer, features in encoder.features(to_input(images[chunk].to(device)), list(arrays)).items():
+                    stored = features.to(getattr(torch, self.feature_type)).cpu()
+                    if not stored.isfinite().all():
+                        raise InputError(
+                            f"Features of {layer} are too large for data.feature_type={self.feature_type}: use float32."
+                        )
+                    arrays[layer][chunk] = stored.numpy()
+                bar.update(len(images[chunk]))
+
+    def feature_batches(self, encoder: Encoder, device: torch.device) -> Iterator[Tensor]:
+        """The training images' features on the device, in the split's order: what is cached, or computed now."""
+        chunks = self._features.get("train", self.images("train")).split(
+            1024 if "train" in self._features else self.batch_size
+        )
+        for chunk in tqdm(chunks, desc="Taking the features' statistics", leave=False, disable=None):
+            yield chunk.to(device) if "train" in self._features else encoder(to_input(chunk.to(device)))
+
+    def move_to(self, device: torch.device) -> None:
+        """Moves training and validation data to a GPU where they fit, so that batches need no copying."""
+        if device.type != "cuda":
+            return
+        held = [store[part] for store in (self._images, self._features) for part in ("train", "val") if part in store]
+        free, _ = torch.cuda.mem_get_info(device)
+        if sum(tensor.nbytes for tensor in held) <= self.resident * free:
+            for store in (self._images, self._features):
+                store.update({part: store[part].to(device) for part in ("train", "val") if part in store})
 
     def mean_image(self) -> Tensor:
-        """The training set's mean image at the input's size: float (3, 227, 227) in [-1, 1]."""
+        """The training set's mean image, native: float (3, native_size, native_size) in [-1, 1]."""
         total = torch.zeros(3, self.native_size, self.native_size, dtype=torch.float64)
         for chunk in self.images("train").split(1024):
-            total += pixels.normalize(chunk).double().sum(0)
-        mean = (total / len(self.images("train"))).float()
-        return pixels.resize(mean[None], pixels.INPUT_SIZE)[0]
+            total += pixels.normalize(chunk).double().sum(0).cpu()
+        return (total / len(self.images("train"))).float()
 
     def samples(self, part: str, number: int) -> tuple[list[str], Tensor]:
         """The same few images every time, spread evenly over the part's classes: their files, and (number, 3, 227, 227)
@@ -143,7 +235,7 @@ class ImageDataModule(LightningDataModule):
         files = self.split.files(part)
         number = min(number, len(files))
         indices = [(2 * i + 1) * len(files) // (2 * number) for i in range(number)]
-        return [files[i] for i in indices], to_input(self.images(part)[indices])
+        return [files[i] for i in indices], to_input(self.images(part)[indices].cpu())
 
     def setup(self, stage: str) -> None:
         """Decodes the training and validation images. The test images wait until they are asked for."""
@@ -163,17 +255,17 @@ class ImageDataModule(LightningDataModule):
         """The validation images in the split's order."""
         return self._loader(ImageSet(self.images("val"), self._features.get("val")))
 
-    def test_dataloader(self) -> DataLoader[Batch]:
-        """The test images in the split's order."""
-        return self._loader(ImageSet(self.images("test")))
+    def loader(self, part: str) -> DataLoader[Batch]:
+        """The images of `train`, `val` or `test` in the split's order, without features."""
+        return self._loader(ImageSet(self.images(part)))
 
     def _loader(self, images: "ImageSet", **options: object) -> DataLoader[Batch]:
         # No workers: taking a batch out of a tensor is quicker than handing it between processes.
         return DataLoader(images, batch_size=self.batch_size, collate_fn=_whole, **options)  # type: ignore[arg-type]
 
     def on_after_batch_transfer(self, batch: Batch, dataloader_idx: int) -> Batch:
-        """Normalises and resizes the images, now on the device."""
-        return batch.as_input()
+        """Normalises the images, now on the device."""
+        return batch._replace(images=pixels.normalize(batch.images))
 
 
 def to_input(images: Tensor) -> Tensor:
@@ -182,7 +274,7 @@ def to_input(images: Tensor) -> Tensor:
 
 
 class ImageSet(Dataset[Batch]):
-    """Images (N, 3, n, n), uint8, and their features if held; gives out whole batches at once."""
+    """Images (N, 3, n, n), uint8, and their features if cached; gives out whole batches at once."""
 
     def __init__(self, images: Tensor, features: Tensor | None = None) -> None:
         self.images = images
@@ -195,30 +287,29 @@ class ImageSet(Dataset[Batch]):
         return self.__getitems__([index])
 
     def __getitems__(self, indices: list[int]) -> Batch:
-        return Batch(self.images[indices], None if self.features is None else self.features[indices])
+        chosen = torch.tensor(indices, device=self.images.device)
+        return Batch(self.images[chosen], None if self.features is None else self.features[chosen])
 
 
 def _whole(batch: Batch) -> Batch:
     return batch
 
 
-def decode(paths: Sequence[Path], size: int, description: str) -> Tensor:
-    """Reads image files into one uint8 tensor, (N, 3, size, size), RGB. Shows progress.
+def decode(paths: Sequence[Path], array: np.ndarray, description: str) -> None:
+    """Reads image files into a uint8 array, (N, 3, size, size), RGB. Shows progress.
 
     Raises:
         InputError: names the first file that can't be read.
     """
-    images = torch.empty(len(paths), 3, size, size, dtype=torch.uint8)
 
     def read(index: int) -> None:
-        images[index] = read_image(paths[index], size)
+        array[index] = read_image(paths[index], array.shape[-1])
 
     with ThreadPoolExecutor() as pool:
         for _ in tqdm(
             pool.map(read, range(len(paths))), total=len(paths), desc=description, unit="image", leave=False, disable=None
         ):
             pass
-    return images
 
 
 def read_image(path: Path, size: int) -> Tensor:
@@ -243,6 +334,15 @@ def read_image(path: Path, size: int) -> Tensor:
         if image.size != (size, size):
             image = ImageOps.fit(image, (size, size), Image.Resampling.BILINEAR)
         return torch.from_numpy(np.array(image)).permute(2, 0, 1)
+
+
+def _state(path: Path) -> list[int] | None:
+    """A file's size and time of change; None if there is no such file, which decoding will tell."""
+    try:
+        state = path.stat()
+    except OSError:
+        return None
+    return [state.st_size, state.st_mtime_ns]
 
 
 def _opened(path: Path) -> Image.Image:
@@ -278,8 +378,8 @@ class TinyImageNet(ImageDataModule):
         **loading: float | None,
     ) -> None:
         super().__init__(**loading)  # type: ignore[arg-type]
-        self.root = Path(root).expanduser()
-        self.archive = None if archive is None else Path(archive).expanduser()
+        self.root = expand(root)
+        self.archive = None if archive is None else expand(archive)
         self.url, self.md5 = url, md5
         self.classes, self.val_per_class, self.seed = classes, val_per_class, seed
 
@@ -340,7 +440,7 @@ class ImageFolder(ImageDataModule):
             "test_fraction": test_fraction,
             "seed": seed,
         }
-        self.root = Path(root).expanduser()
+        self.root = expand(root)
 
     def find_split(self) -> Split:
         return image_folder.read_split(self.root, **self.options)  # type: ignore[arg-type]

@@ -1,7 +1,8 @@
 """Decoders: from one layer's features back to the image.
 
-Every decoder is built with `(feature_shape, native_size, output_size)` and its own options, takes features
-(B, *feature_shape), and returns images (B, 3, output_size, output_size), linear, meant to lie in [-1, 1].
+Every decoder is built with `(feature_shape, native_size, output_size)` and its own options. Its `draw` takes features
+(B, *feature_shape) and gives images at its working size, linear, meant to lie in [-1, 1]: they are what is trained. Called, it
+clamps and resizes them to (B, 3, output_size, output_size): that is what is scored and shown.
 """
 
 import math
@@ -39,8 +40,10 @@ class Decoder(nn.Module):
         raise NotImplementedError
 
     def forward(self, features: Tensor) -> Tensor:
-        """Features (B, *feature_shape) -> images (B, 3, output_size, output_size)."""
-        return pixels.resize(self.draw(features).float(), self.output_size)
+        """Features (B, *feature_shape) -> images (B, 3, output_size, output_size), as they are scored and shown: within
+        [-1, 1].
+        """
+        return pixels.resize(self.draw(features).float().clamp(-1, 1), self.output_size)
 
 
 class PublishedDecoder(Decoder):

@@ -6,7 +6,8 @@ import torch
 from lightning import LightningModule, Trainer
 from torch import Tensor, nn
 
-from inversion.datamodule import Batch, ImageDataModule
+from inversion import pixels
+from inversion.datamodule import Batch, ImageDataModule, to_input
 from inversion.metrics import FinalMetrics, mean_pairwise_distance
 
 
@@ -35,7 +36,7 @@ class Evaluation(LightningModule):
         self.metrics = metrics
 
     def on_after_batch_transfer(self, batch: Batch, dataloader_idx: int) -> Batch:
-        return batch.as_input()
+        return batch._replace(images=to_input(batch.images))
 
     def test_step(self, batch: Batch, batch_idx: int) -> None:
         self.metrics.update(self.model(batch.images), batch.images)
@@ -63,13 +64,12 @@ def evaluate(model: nn.Module, datamodule: ImageDataModule, part: str, trainer: 
 
     def scores(model: nn.Module) -> dict[str, float]:
         metrics = FinalMetrics(datamodule.native_size, distance)
-        loader = datamodule.val_dataloader() if part == "val" else datamodule.test_dataloader()
         evaluation = Evaluation(model, metrics)
         with torch.no_grad():
-            trainer.test(evaluation, loader, verbose=False)
+            trainer.test(evaluation, datamodule.loader(part), verbose=False)
         return metrics.compute()
 
     key = (str(datamodule.split.root), datamodule.split.digest, part, datamodule.native_size)
     if key not in _mean_image_scores:
-        _mean_image_scores[key] = scores(MeanImage(datamodule.mean_image()))
+        _mean_image_scores[key] = scores(MeanImage(pixels.resize(datamodule.mean_image()[None], pixels.INPUT_SIZE)[0]))
     return {**scores(model), "mean_image": dict(_mean_image_scores[key])}

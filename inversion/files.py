@@ -33,6 +33,11 @@ def write_whole(path: Path, content: bytes) -> None:
         file.write(content)
 
 
+def expand(path: str) -> Path:
+    """The path with `~` replaced by the home folder; an unknown user's is left as it is, to be missed like any other."""
+    return Path(os.path.expanduser(path))  # noqa: PTH111 - Path.expanduser raises where there is no such user
+
+
 def _umask() -> int:
     mask = os.umask(0)
     os.umask(mask)

@@ -1,6 +1,6 @@
 """The LightningModule: a frozen encoder, a decoder trained to give its input back."""
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import torch
@@ -8,13 +8,12 @@ from lightning import LightningModule
 from torch import Tensor, nn
 from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LRScheduler
-from tqdm import tqdm
 
 from inversion import checkpoints, pixels
 from inversion.alexnet import Encoder
 from inversion.datamodule import Batch, ImageDataModule
 from inversion.decoders import Decoder
-from inversion.metrics import quick_metrics
+from inversion.metrics import mean_squared_errors, quick_metrics
 from inversion.standardize import Standardize
 
 
@@ -24,7 +23,7 @@ class InversionModule(LightningModule):
     Args:
         encoder: frozen; its weights are in no checkpoint.
         decoder: built for the encoder's feature shape.
-        loss: (prediction, target), both (B, 3, 227, 227), target in [-1, 1] -> scalar.
+        loss: (prediction, target) -> scalar, see `inversion.losses`.
         optimizer: takes the decoder's parameters.
         scheduler: takes the optimiser; stepped once an epoch.
         standardize: whether features are standardised by training-set statistics, taken before the first epoch.
@@ -52,39 +51,39 @@ class InversionModule(LightningModule):
         self.val_metrics = quick_metrics("val/")
 
     def forward(self, images: Tensor) -> Tensor:
-        """Images (B, 3, 227, 227) in [-1, 1] -> their reconstructions, same shape, around [-1, 1]."""
+        """Images (B, 3, 227, 227) in [-1, 1] -> their reconstructions, same shape and range."""
         return self.decoder(self.standardize(self.encoder(images)))
 
     def on_fit_start(self) -> None:
-        """Has the datamodule hold the features if they fit, and takes their statistics."""
+        """Has the features cached, takes their statistics, and moves to a GPU what fits there."""
         datamodule: ImageDataModule = self.trainer.datamodule  # type: ignore[attr-defined]
-        datamodule.hold_features(self.encoder, self.device)
+        datamodule.cache_features(self.encoder, [self.encoder.layer], self.device)
         if isinstance(self.standardize, Standardize) and not self.standardize.fitted:
-            self.standardize.fit(self._training_features(datamodule))
-
-    @torch.no_grad()
-    def _training_features(self, datamodule: ImageDataModule) -> Iterator[Tensor]:
-        description = f"Statistics of {self.encoder.layer}"
-        for batch in tqdm(datamodule.train_dataloader(), desc=description, leave=False, disable=None):
-            on_device = self.transfer_batch_to_device(batch, self.device, 0)
-            yield self._features(datamodule.on_after_batch_transfer(on_device, 0))
+            with torch.no_grad():
+                self.standardize.fit(datamodule.feature_batches(self.encoder, self.device))
+        datamodule.move_to(self.device)
 
     def _features(self, batch: Batch) -> Tensor:
-        return self.encoder(batch.images) if batch.features is None else batch.features
+        if batch.features is not None:
+            return batch.features.float()
+        return self.encoder(pixels.resize(batch.images, pixels.INPUT_SIZE))
 
     def _step(self, batch: Batch, stage: str) -> tuple[Tensor, Tensor]:
-        images = batch.images
-        prediction = self.decoder(self.standardize(self._features(batch))).float()
-        loss = self.loss(prediction, images)
-        self.log(f"{stage}/loss", loss, on_step=False, on_epoch=True, prog_bar=True, batch_size=len(images), sync_dist=True)
-        return loss, prediction
+        target = batch.images
+        drawn = self.decoder.draw(self.standardize(self._features(batch))).float()
+        if getattr(self.loss, "resizes", False):
+            loss = self.loss(drawn, target)
+        else:
+            loss = self.loss(pixels.resize(drawn, pixels.INPUT_SIZE), pixels.resize(target, pixels.INPUT_SIZE))
+        self.log(f"{stage}/loss", loss, on_step=False, on_epoch=True, prog_bar=True, batch_size=len(target), sync_dist=True)
+        return loss, drawn
 
     def training_step(self, batch: Batch, batch_idx: int) -> Tensor:
         return self._step(batch, "train")[0]
 
     def validation_step(self, batch: Batch, batch_idx: int) -> None:
-        _, prediction = self._step(batch, "val")
-        self.val_metrics.update(pixels.denormalize(prediction), pixels.denormalize(batch.images))
+        _, drawn = self._step(batch, "val")
+        self.val_metrics.update(mean_squared_errors(drawn, batch.images))
         self.log_dict(self.val_metrics, on_step=False, on_epoch=True, batch_size=len(batch.images))
 
     def configure_optimizers(self) -> Any:

@@ -4,8 +4,7 @@ import math
 
 import torch
 from torch import Tensor, nn
-from torchmetrics import MeanMetric, MeanSquaredError, Metric, MetricCollection
-from torchmetrics.functional.image import peak_signal_noise_ratio
+from torchmetrics import MeanMetric, MeanSquaredError, MetricCollection
 from torchmetrics.image import StructuralSimilarityIndexMeasure
 
 from inversion import pixels
@@ -14,36 +13,31 @@ MAX_PSNR = 100.0
 """dB; what an exact reconstruction is given in place of infinity."""
 
 
-class MeanPSNR(Metric):
+class MeanPSNR(MeanMetric):
     """The mean of the images' own PSNRs, in dB, each at most `MAX_PSNR`.
 
     It is higher than the PSNR of the pooled error wherever images differ in difficulty.
     """
 
-    is_differentiable = False
-    higher_is_better = True
-    full_state_update = False
-    total: Tensor
-    count: Tensor
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.add_state("total", torch.tensor(0.0), dist_reduce_fx="sum")
-        self.add_state("count", torch.tensor(0), dist_reduce_fx="sum")
-
-    def update(self, prediction: Tensor, target: Tensor) -> None:
-        """Both (B, 3, H, W) in [0, 1]."""
-        values = peak_signal_noise_ratio(prediction, target, data_range=1.0, dim=(1, 2, 3), reduction="none")
-        self.total += values.clamp(max=MAX_PSNR).sum()
-        self.count += len(values)
-
-    def compute(self) -> Tensor:
-        return self.total / self.count
+    def update(self, mse: Tensor) -> None:  # type: ignore[override]
+        """Each image's mean squared error on the [0, 1] scale, (B,)."""
+        super().update((-10 * mse.log10()).clamp(max=MAX_PSNR))
 
 
 def quick_metrics(prefix: str) -> MetricCollection:
-    """MSE and mean PSNR of (prediction, target), both (B, 3, H, W) in [0, 1]: cheap enough for every epoch."""
-    return MetricCollection({"mse": MeanSquaredError(), "psnr": MeanPSNR()}, prefix=prefix)
+    """MSE and mean PSNR of what `mean_squared_errors` gives, (B,): cheap enough for every epoch."""
+    return MetricCollection({"mse": MeanMetric(), "psnr": MeanPSNR()}, prefix=prefix, compute_groups=False)
+
+
+def mean_squared_errors(prediction: Tensor, target: Tensor) -> Tensor:
+    """Each image's mean squared error on the [0, 1] scale at the input's size, (B,).
+
+    Args:
+        prediction, target: (B, 3, s, s) and (B, 3, t, t) around [-1, 1]; either may be as yet unresized. What lies outside
+            is clamped.
+    """
+    distance = pixels.squared_distance(prediction.float().clamp(-1, 1), target)
+    return distance / (4 * target.shape[1] * pixels.INPUT_SIZE**2)
 
 
 class FinalMetrics(nn.Module):
@@ -62,8 +56,8 @@ class FinalMetrics(nn.Module):
         super().__init__()
         self.native_size = native_size
         self.mean_distance = mean_distance
-        self.at_input = quick_metrics("")
-        self.at_input.add_metrics({"ssim": StructuralSimilarityIndexMeasure(data_range=1.0)})
+        self.quick = quick_metrics("")
+        self.ssim = StructuralSimilarityIndexMeasure(data_range=1.0)
         self.distance = MeanMetric()
         self.at_native = MetricCollection(
             {"mse": MeanSquaredError(), "ssim": StructuralSimilarityIndexMeasure(data_range=1.0)}, postfix=f"_{native_size}"
@@ -73,14 +67,16 @@ class FinalMetrics(nn.Module):
         """Both (B, 3, 227, 227) around [-1, 1]."""
         shown, truth = pixels.denormalize(prediction), pixels.denormalize(target)
         with torch.autocast(shown.device.type, enabled=False):  # scores stay in float32 in mixed precision too
-            self.at_input.update(shown, truth)
-            self.distance.update((shown - truth).flatten(1).norm(dim=1))
+            errors = mean_squared_errors(prediction, target)
+            self.quick.update(errors)
+            self.distance.update((errors * target[0].numel()).sqrt())
+            self.ssim.update(shown, truth)
             native = [pixels.to_native(images, self.native_size).clamp(0, 1) for images in (shown, truth)]
             self.at_native.update(*native)
 
     def compute(self) -> dict[str, float]:
         """The numbers by name."""
-        values = {**self.at_input.compute(), **self.at_native.compute()}
+        values = {**self.quick.compute(), "ssim": self.ssim.compute(), **self.at_native.compute()}
         result = {name: float(value) for name, value in values.items()}
         error = float(self.distance.compute())
         result["normalized_error"] = error / self.mean_distance if self.mean_distance else math.nan
@@ -97,7 +93,7 @@ def mean_pairwise_distance(native: Tensor, most: int = 2000) -> float:
         native: (N, 3, n, n), uint8.
         most: of more images, this many, evenly spread, are compared.
     """
-    native = native[torch.linspace(0, len(native) - 1, min(most, len(native))).round().long()]
+    native = native.cpu()[torch.linspace(0, len(native) - 1, min(most, len(native))).round().long()]
     if len(native) < 2:
         return 0.0
     matrix = pixels.resize_matrix(native.shape[-1], pixels.INPUT_SIZE)

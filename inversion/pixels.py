@@ -65,6 +65,34 @@ def to_native(images: Tensor, native_size: int) -> Tensor:
     return inverse @ images @ inverse.T
 
 
+def squared_distance(a: Tensor, b: Tensor, size: int = INPUT_SIZE) -> Tensor:
+    """||U a U^T - U b U^T||^2 of each image: the squared distance between two images once both are resized.
+
+    Where both have the same size n < `size`, no resized image is made: with d = a - b and G = U^T U it is sum(d * G d G),
+    which costs two products of n x n matrices.
+
+    Args:
+        a, b: (B, C, s, s) and (B, C, t, t), the same range.
+        size: what they are resized to.
+
+    Returns:
+        (B,), float32.
+    """
+    with torch.autocast(a.device.type, enabled=False):
+        a, b = a.float(), b.float()
+        if a.shape != b.shape or a.shape[-1] >= size:
+            return (resize(a, size) - resize(b, size)).square().sum(dim=(1, 2, 3))
+        difference = a - b
+        gram = _gram_matrix(a.shape[-1], size, a.device)
+        return (difference * (gram @ difference @ gram)).sum(dim=(1, 2, 3))
+
+
+@lru_cache
+def _gram_matrix(native_size: int, size: int, device: torch.device) -> Tensor:
+    matrix = resize_matrix(native_size, size)
+    return (matrix.T @ matrix).float().to(device)
+
+
 @lru_cache
 def resize_matrix(native_size: int, size: int) -> Tensor:
     """U, (size, native_size), float64: `resize` of an image x is U x U^T."""

@@ -22,7 +22,9 @@ from inversion.errors import InputError
 
 log = logging.getLogger(__name__)
 
-SWEPT = "INVERSION_SWEPT_KEYS"  # in the environment, so that jobs in processes of their own know it too
+# In the environment, so that jobs in processes of their own know them too.
+SWEPT = "INVERSION_SWEPT_KEYS"
+LAYERS = "INVERSION_SWEPT_LAYERS"
 FAILED_FILE = "failed.txt"
 
 
@@ -52,6 +54,11 @@ def job_name(layer: str, overrides: Sequence[str]) -> str:
     return "_".join(parts)
 
 
+def layers_of_sweep() -> list[str]:
+    """The layers that the sweep around this job trains, if it sweeps over them; else none."""
+    return os.environ.get(LAYERS, "").split()
+
+
 def _slug(value: str) -> str:
     """The value in characters that any file system and Hydra's own grammar take; told apart by a hash if changed."""
     slug = re.sub(r"[^A-Za-z0-9.-]+", "-", value).strip("-.")[-40:]
@@ -71,8 +78,12 @@ class SweepReport(Callback):
         if config.note:
             log.info(f"Note: {config.note}")
         os.environ[SWEPT] = " ".join(key for key, is_swept in swept.items() if is_swept)
+        layers = [override for override in overrides if override.key_or_group == "layer" and override.is_choice_sweep()]
+        os.environ[LAYERS] = " ".join(layers[-1].sweep_string_iterator()) if layers else ""
 
     def on_multirun_end(self, config: DictConfig, **kwargs: Any) -> None:
+        os.environ.pop(SWEPT, None)
+        os.environ.pop(LAYERS, None)
         folder = Path(config.hydra.sweep.dir)
         failed = failed_jobs(folder)
         troubles = [f"{len(failed)} of the sweep's jobs failed: {'; '.join(failed)}"] if failed else []

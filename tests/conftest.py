@@ -55,10 +55,11 @@ def made_root(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture(scope="session")
-def quick(made_root: Path) -> list[str]:
+def quick(made_root: Path, tmp_path_factory: pytest.TempPathFactory) -> list[str]:
     """Options that make a run small: 3 classes of 4 train, 2 val and 2 test images, an untrained encoder, 2 epochs."""
     return [
         f"data.root={made_root}",
+        f"data.cache={tmp_path_factory.mktemp('cache')}",
         "data.classes=3",
         "data.val_per_class=2",
         "data.batch_size=4",

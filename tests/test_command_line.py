@@ -48,6 +48,9 @@ def test_impossible_values(quick, one_line, tmp_path):
         (["data.batch_size=1"], "data.batch_size=1"),
         (["data.native_size=abc"], "data.native_size=abc"),
         (["seed=-1"], "seed=-1"),
+        (["data.feature_type=int8"], "data.feature_type=int8"),
+        (["data.resident=1"], "data.resident=1"),
+        (["data.cache=/dev/null/x"], "data.cache=/dev/null/x"),
         (["scheduler.step_size=0"], "scheduler"),
         (["~callbacks.best"], "callbacks.best"),
         (["callbacks.last=null"], "callbacks.last"),
@@ -80,7 +83,8 @@ def test_a_broken_image_among_ones_own(tmp_path, one_line):
     fill(tmp_path / "photos", 10)
     for path in (tmp_path / "photos").iterdir():
         path.write_bytes(path.read_bytes()[:60])
-    options = ["data=folder", f"data.root={tmp_path / 'photos'}", "encoder.weights=random", "data.native_size=32"]
+    options = ["data=folder", f"data.root={tmp_path / 'photos'}", f"data.cache={tmp_path / 'cache'}"]
+    options += ["encoder.weights=random", "data.native_size=32"]
     outcome = run_train("layer=conv5", *options, f"hydra.run.dir={tmp_path / 'out'}")
     assert outcome.code != 0 and "broken image" in one_line(outcome.said) and ".png" in outcome.said
 

@@ -1,4 +1,5 @@
 import builtins
+import shutil
 
 import numpy as np
 import pytest
@@ -9,7 +10,7 @@ from test_image_folder import fill
 
 from inversion import pixels
 from inversion.alexnet import Encoder
-from inversion.datamodule import ImageFolder, MadeImages, TinyImageNet, read_image
+from inversion.datamodule import ImageDataModule, ImageFolder, MadeImages, TinyImageNet, read_image, to_input
 from inversion.errors import InputError
 
 
@@ -18,12 +19,14 @@ def data(made_root):
     return TinyImageNet(str(made_root), classes=3, val_per_class=2, batch_size=5)
 
 
-def test_batches_reach_the_model_at_227_in_minus_one_to_one(data):
+def test_batches_are_whole_native_and_bytes(data):
     data.setup("fit")
-    batch = data.on_after_batch_transfer(next(iter(data.train_dataloader())), 0)
-    assert batch.images.shape == (5, 3, 227, 227) and batch.images.dtype == torch.float32
-    assert -1 <= batch.images.min() < -0.3 and 0.3 < batch.images.max() <= 1
+    batch = next(iter(data.train_dataloader()))
+    assert batch.images.shape == (5, 3, 64, 64) and batch.images.dtype == torch.uint8
     assert batch.features is None
+    large = to_input(batch.images)
+    assert large.shape == (5, 3, 227, 227) and large.dtype == torch.float32
+    assert -1 <= large.min() < -0.3 and 0.3 < large.max() <= 1
 
 
 def test_every_image_comes_once_an_epoch_in_an_order_of_seed_and_epoch(data):
@@ -140,7 +143,7 @@ def test_an_image_that_may_not_be_read_says_so(tmp_path, monkeypatch, one_line):
 
 
 def test_the_mean_image_is_the_train_images_mean(data):
-    by_hand = pixels.resize(pixels.normalize(data.images("train")), 227).double().mean(0)
+    by_hand = pixels.normalize(data.images("train")).double().mean(0)
     assert torch.allclose(data.mean_image().double(), by_hand, atol=1e-5)
 
 
@@ -151,18 +154,63 @@ def test_samples_are_the_same_every_time_and_spread_over_classes(data):
     assert files == TinyImageNet(str(data.root), classes=3, val_per_class=2).samples("val", 3)[0]
 
 
-def test_held_features_are_those_of_the_images(data):
+@pytest.fixture
+def cached(made_root, tmp_path):
+    def make(**options):
+        return TinyImageNet(str(made_root), classes=3, val_per_class=2, batch_size=5, cache=str(tmp_path / "cache"), **options)
+
+    return make
+
+
+def test_one_pass_caches_the_features_of_several_layers(cached, monkeypatch):
+    layers = ["conv2", "conv5", "fc8"]
+    encoders = {layer: Encoder(layer, "random") for layer in layers}
+    cached().cache_features(encoders["fc8"], layers, torch.device("cpu"))
+    monkeypatch.setattr(ImageDataModule, "_encode", None)  # nothing is encoded from here on
+    for layer, encoder in encoders.items():
+        data = cached()
+        assert data.has_features(encoder)
+        data.cache_features(encoder, [layer], torch.device("cpu"))
+        for loader in (data.train_dataloader(), data.val_dataloader()):
+            batch = next(iter(loader))
+            assert batch.features.dtype == torch.float16
+            assert torch.allclose(batch.features.float(), encoder(to_input(batch.images)), rtol=2e-3, atol=2e-3)
+
+
+@pytest.mark.parametrize(
+    "other",
+    [
+        {"encoder": {"seed": 1}},
+        {"encoder": {"input_stats": "imagenet"}},
+        {"data": {"seed": 1}},
+        {"data": {"feature_type": "float32"}},
+    ],
+)
+def test_features_of_other_weights_inputs_or_images_are_not_taken(cached, other):
+    cached().cache_features(Encoder("conv5", "random"), ["conv5"], torch.device("cpu"))
+    assert cached().has_features(Encoder("conv5", "random"))
+    assert not cached(**other.get("data", {})).has_features(Encoder("conv5", "random", **other.get("encoder", {})))
+
+
+def test_a_changed_image_is_decoded_again(cached, made_root, tmp_path):
+    root = tmp_path / "copy"
+    shutil.copytree(made_root, root)
+    options = {"classes": 3, "val_per_class": 2, "cache": str(tmp_path / "cache")}
+    before = TinyImageNet(str(root), **options)
+    assert torch.equal(TinyImageNet(str(root), **options).images("train"), before.images("train"))
+    path = root / before.split.train[0]
+    Image.new("RGB", (64, 64), (1, 2, 3)).save(path)
+    after = TinyImageNet(str(root), **options).images("train")
+    assert not torch.equal(after[0], before.images("train")[0]) and torch.equal(after[1:], before.images("train")[1:])
+
+
+def test_features_too_large_for_half_precision_are_told(cached, one_line):
     encoder = Encoder("conv5", "random")
-    assert data.hold_features(encoder, torch.device("cpu"))
-    for loader in (data.train_dataloader(), data.val_dataloader()):
-        batch = data.on_after_batch_transfer(next(iter(loader)), 0)
-        assert torch.allclose(batch.features, encoder(batch.images), rtol=1e-4, atol=1e-5)
-
-
-def test_features_over_the_limit_are_not_held(made_root):
-    data = TinyImageNet(str(made_root), classes=3, val_per_class=2, feature_memory_gib=1e-4)
-    assert not data.hold_features(Encoder("conv5", "random"), torch.device("cpu"))
-    assert next(iter(data.train_dataloader())).features is None
+    for parameter in encoder.parameters():
+        parameter.mul_(100)
+    with pytest.raises(InputError, match="data.feature_type") as error:
+        cached().cache_features(encoder, ["conv5"], torch.device("cpu"))
+    one_line(str(error.value))
 
 
 def test_made_images_are_drawn_by_the_seed_and_never_over_something_else(tmp_path, one_line):

@@ -5,10 +5,12 @@ import torch
 from lightning import Trainer
 from torch import nn
 
+from inversion import pixels
 from inversion.alexnet import Encoder
-from inversion.datamodule import TinyImageNet, to_input
+from inversion.datamodule import TinyImageNet
 from inversion.decoders import CompactDecoder
 from inversion.inversion_module import InversionModule
+from inversion.losses import MSELoss
 
 
 @pytest.fixture(scope="module")
@@ -16,13 +18,13 @@ def encoder():
     return Encoder("conv5", "random")
 
 
-def make(encoder, lr=1e-3, step_size=4):
+def make(encoder, lr=1e-3, step_size=4, loss=None):
     torch.manual_seed(0)
     decoder = CompactDecoder(encoder.feature_shape, 64, 227, channels=[32, 32, 16, 8], depth=[1, 1, 1, 1])
     return InversionModule(
         encoder,
         decoder,
-        loss=nn.MSELoss(),
+        loss=loss or MSELoss(),
         optimizer=partial(torch.optim.Adam, lr=lr),
         scheduler=partial(torch.optim.lr_scheduler.StepLR, step_size=step_size, gamma=0.5),
         standardize=True,
@@ -62,12 +64,12 @@ def test_loss_falls_in_a_few_steps(encoder, made_root):
 
 def test_one_batch_can_be_overfitted(encoder, made_root):
     model = make(encoder, lr=3e-3)
-    images = to_input(TinyImageNet(str(made_root), classes=4, val_per_class=5).images("train"))  # four
-    features = encoder(images)
+    images = pixels.normalize(TinyImageNet(str(made_root), classes=4, val_per_class=5).images("train"))  # four
+    features = encoder(pixels.resize(images, 227))
     model.standardize.fit([features])
     optimizer = model.configure_optimizers()["optimizer"]
     for _ in range(200):
-        loss = model.loss(model.decoder(model.standardize(features)), images)
+        loss = model.loss(model.decoder.draw(model.standardize(features)), images)
         optimizer.zero_grad()
         loss.backward()
         optimizer.step()
@@ -87,11 +89,32 @@ def test_only_the_decoder_learns_and_the_encoder_stays_in_eval(encoder, made_roo
     assert sum(changed) > len(changed) * 0.9
 
 
-def test_held_features_train_as_features_computed_each_step(encoder, made_root):
-    losses = [
-        fit(make(encoder), made_root, epochs=2, feature_memory_gib=limit).callback_metrics["train/loss"] for limit in (4, 0)
-    ]
-    assert losses[0] == pytest.approx(losses[1].item(), abs=1e-5)
+def losses_with(encoder, made_root, **options):
+    return fit(make(encoder), made_root, epochs=2, **options).callback_metrics
+
+
+def test_cached_features_train_as_features_computed_each_step(encoder, made_root, tmp_path):
+    exact = losses_with(encoder, made_root)
+    for run in ("made", "found"):
+        cached = losses_with(encoder, made_root, cache=str(tmp_path), feature_type="float32")
+        for key in ("train/loss", "val/loss"):
+            assert cached[key] == pytest.approx(exact[key].item(), abs=1e-5), run
+    half = losses_with(encoder, made_root, cache=str(tmp_path), feature_type="float16")
+    assert half["train/loss"] == pytest.approx(exact["train/loss"].item(), rel=1e-2)
+    assert len(list(tmp_path.glob("conv5-train-features-*.npy"))) == 2
+
+
+def test_features_that_take_too_much_room_are_computed_each_step(encoder, made_root, tmp_path):
+    limited = losses_with(encoder, made_root, cache=str(tmp_path), feature_gib=0)
+    assert limited["train/loss"] == losses_with(encoder, made_root)["train/loss"]
+    assert not list(tmp_path.glob("*features*"))
+
+
+def test_any_loss_is_given_images_at_the_inputs_size(encoder, made_root):
+    """torch's MSE of images that were resized is ours of images that weren't."""
+    ours, torchs = (fit(make(encoder, loss=loss), made_root, epochs=1) for loss in (MSELoss(), nn.MSELoss()))
+    for key in ("train/loss", "val/loss"):
+        assert ours.callback_metrics[key] == pytest.approx(torchs.callback_metrics[key].item(), rel=1e-3)
 
 
 def test_the_state_dict_leaves_the_encoder_out_and_misses_nothing_else(encoder):

@@ -4,7 +4,7 @@ import pytest
 import torch
 
 from inversion import pixels
-from inversion.metrics import MAX_PSNR, FinalMetrics, mean_pairwise_distance, quick_metrics
+from inversion.metrics import MAX_PSNR, FinalMetrics, mean_pairwise_distance, mean_squared_errors, quick_metrics
 
 
 def native_images(number=12, size=64):
@@ -17,18 +17,26 @@ def at_input(native):
 
 def test_an_offset_of_a_tenth_has_mse_a_hundredth_and_20_db():
     metrics = quick_metrics("val/")
-    target = torch.full((4, 3, 32, 32), 0.5)
-    metrics.update(target + 0.1, target)
+    target = torch.zeros(4, 3, 32, 32)
+    metrics.update(mean_squared_errors(target + 0.2, target))  # a tenth of the range of [-1, 1]
     result = metrics.compute()
     assert result["val/mse"] == pytest.approx(0.01, rel=1e-4)
     assert result["val/psnr"] == pytest.approx(20, abs=1e-3)
 
 
+@pytest.mark.parametrize("size", [64, 128, 227, 416])
+def test_errors_are_those_of_the_resized_images(size):
+    """Whatever size the decoder draws at."""
+    target = pixels.normalize(native_images())
+    prediction = 2 * torch.randn(len(target), 3, size, size)
+    shown = pixels.denormalize(pixels.resize(prediction.clamp(-1, 1), pixels.INPUT_SIZE))
+    by_hand = (shown - pixels.denormalize(pixels.resize(target, pixels.INPUT_SIZE))).square().mean(dim=(1, 2, 3))
+    assert torch.allclose(mean_squared_errors(prediction, target), by_hand, rtol=1e-4)
+
+
 def test_psnr_is_the_mean_over_images_not_of_the_pooled_error():
     metrics = quick_metrics("")
-    target = torch.full((2, 3, 8, 8), 0.2)
-    error = torch.tensor([0.1, 0.001]).view(2, 1, 1, 1)  # 20 and 60 dB
-    metrics.update(target + error, target)
+    metrics.update(torch.tensor([1e-2, 1e-6]))  # 20 and 60 dB
     assert metrics.compute()["psnr"] == pytest.approx(40, abs=0.01)
 
 

@@ -78,7 +78,8 @@ def test_ones_own_images(tmp_path):
     from test_image_folder import fill
 
     fill(tmp_path / "photos", 12, size=(48, 40))
-    options = ["data=folder", f"data.root={tmp_path / 'photos'}", "encoder.weights=random", "trainer.max_epochs=1"]
+    options = ["data=folder", f"data.root={tmp_path / 'photos'}", f"data.cache={tmp_path / 'cache'}"]
+    options += ["encoder.weights=random", "trainer.max_epochs=1"]
     assert run_train("layer=conv5", *options, f"hydra.run.dir={tmp_path / 'out'}").code == 0
     assert {"mse_40", "ssim_40"} <= set(json.loads((tmp_path / "out" / "metrics.json").read_text())["val"])
 
