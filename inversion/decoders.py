@@ -108,17 +108,17 @@ class PublishedDecoder(Decoder):
 
 
 class CompactDecoder(Decoder):
-    """The default: draws at the data's own resolution with resize-convolutions, so nothing is spent on interpolated
-    pixels and nothing checkers.
+    """The default: works from the features' own grid up to half the data's resolution, and gives the image by sub-pixel
+    convolution (Shi et al. 2016, arXiv 1609.05158), so nothing is spent on interpolated pixels and little on large maps.
 
-    Feature maps are brought to `channels[0]` by a 1x1 convolution and resized to the first of the working sizes; vectors
-    pass through a bottleneck and a linear layer to a small map. Each size then has `depth` residual 3x3 convolutions
-    (batch normalisation, LeakyReLU); between sizes a 1x1 convolution changes the channels and a bilinear resize doubles the
-    side, until `native_size` is reached. The last 3x3 convolution is linear.
+    Feature maps are brought to `channels[0]` by a 1x1 convolution; vectors pass through a bottleneck and a linear layer to a
+    4x4 map. Each size has `depth` residual 3x3 convolutions (batch normalisation, LeakyReLU). To the next size, a 1x1
+    convolution gives four maps for each of its channels, which are interleaved to twice the side and resized to the size
+    itself. The last 3x3 convolution is linear, and gives each pixel's four sub-pixels in three colours.
 
     Args:
-        channels: one width per working size, smallest size first. The sizes are `native_size` halved (rounded up) as often
-            as there are widths to go: four widths and 64 pixels make 8, 16, 32, 64.
+        channels: one width per working size, smallest size first. The sizes lie evenly, on a logarithmic scale, between that
+            of the features and half of `native_size`, rounded: four widths, a vector and 64 pixels make 4, 8, 16, 32.
         bottleneck: width of the layer that vectors are squeezed through; unused (null) for feature maps.
         depth: 3x3 convolutions at each size.
         slope: LeakyReLU's negative slope.
@@ -143,14 +143,13 @@ class CompactDecoder(Decoder):
             raise InputError(
                 f"decoder.depth={list(depth)} must have as many numbers as decoder.channels={list(channels)}, one per size."
             )
-        self.sizes = [math.ceil(native_size / 2**halvings) for halvings in reversed(range(len(channels)))]
-        width = self.feature_shape[0]
-        first = channels[0]
+        width, first = self.feature_shape[0], channels[0]
+        side = self.feature_shape[1] if len(self.feature_shape) == 3 else 4
+        self.sizes = sizes_between(side, math.ceil(native_size / 2), len(channels))
         if len(self.feature_shape) == 1:
             if bottleneck is None:
                 raise InputError("decoder.bottleneck must be a width: this layer's features are a vector.")
             check_widths("decoder.bottleneck", [bottleneck])
-            side = self.sizes[0]
             self.enter: nn.Module = nn.Sequential(
                 nn.Linear(width, bottleneck, bias=False),
                 nn.BatchNorm1d(bottleneck),
@@ -162,19 +161,26 @@ class CompactDecoder(Decoder):
             raise InputError(f"decoder.bottleneck={bottleneck} has no place here: this layer's features are a map; use null.")
         else:
             self.enter = nn.Conv2d(width, first, 1)
-        self.change = nn.ModuleList(
-            [nn.Identity()] + [nn.Conv2d(a, b, 1) for a, b in zip(channels, channels[1:], strict=False)]
-        )
         self.refine = nn.ModuleList(
             nn.Sequential(*(Residual(width, slope) for _ in range(n))) for width, n in zip(channels, depth, strict=True)
         )
-        self.leave = nn.Conv2d(channels[-1], 3, 3, padding=1)
+        self.enlarge = nn.ModuleList(
+            [nn.Identity()]
+            + [nn.Sequential(nn.Conv2d(a, 4 * b, 1), nn.PixelShuffle(2)) for a, b in zip(channels, channels[1:], strict=False)]
+        )
+        self.leave = nn.Sequential(nn.Conv2d(channels[-1], 4 * 3, 3, padding=1), nn.PixelShuffle(2))
 
     def draw(self, features: Tensor) -> Tensor:
         x = self.enter(features)
-        for size, change, refine in zip(self.sizes, self.change, self.refine, strict=True):
-            x = refine(pixels.resize(change(x), size))
-        return self.leave(x)
+        for size, enlarge, refine in zip(self.sizes, self.enlarge, self.refine, strict=True):
+            x = refine(pixels.resize(enlarge(x), size))
+        return pixels.resize(self.leave(x), self.native_size)
+
+
+def sizes_between(first: int, last: int, number: int) -> list[int]:
+    """`number` sizes from `first` to `last`, evenly spaced on a logarithmic scale and rounded; only `last` if it is one."""
+    ratio = (last / first) ** (1 / max(1, number - 1))
+    return [round(first * ratio**i) for i in range(number - 1)] + [last]
 
 
 class Residual(nn.Module):

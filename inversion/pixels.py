@@ -41,8 +41,11 @@ def resize(images: Tensor, size: int) -> Tensor:
     """
     if images.shape[-2:] == (size, size):
         return images
-    reduces = min(images.shape[-2:]) > size
-    return interpolate(images, size=(size, size), mode="bilinear", align_corners=False, antialias=reduces)
+    if min(images.shape[-2:]) <= size:
+        return interpolate(images, size=(size, size), mode="bilinear", align_corners=False)
+    # On CPUs antialiasing isn't there in half precision.
+    smaller = interpolate(images.float(), size=(size, size), mode="bilinear", align_corners=False, antialias=True)
+    return smaller.to(images.dtype)
 
 
 def to_native(images: Tensor, native_size: int) -> Tensor:

@@ -3,6 +3,7 @@
 from pathlib import Path
 
 import pytest
+import torch
 import yaml
 from conftest import REPOSITORY
 from hydra import compose, initialize_config_dir
@@ -78,7 +79,8 @@ def test_losses_optimiser_scheduler_and_callbacks_build():
     config = composed()
     pretend_to_run(config)
     for loss in (path.stem for path in (CONF / "loss").glob("*.yaml")):
-        assert build("loss", composed(f"loss={loss}").loss)(*[nn.Parameter(nn.init.zeros_(nn.Linear(1, 1).weight))] * 2) == 0
+        images = torch.rand(2, 3, 227, 227)
+        assert build("loss", composed(f"loss={loss}").loss)(images, images) == 0
     optimizer = build("optimizer", config.optimizer)(nn.Linear(1, 1).parameters())
     assert build("scheduler", config.scheduler)(optimizer)
     assert len(build("callbacks", config.callbacks)) == len(config.callbacks)
@@ -87,13 +89,14 @@ def test_losses_optimiser_scheduler_and_callbacks_build():
 def test_the_defaults_are_the_published_table():
     config = composed("experiment=published", "layer=fc8")
     assert (config.data.classes, config.data.val_per_class, config.data.batch_size) == (20, 50, 64)
-    assert config.loss._target_ == "torch.nn.MSELoss"
+    assert config.loss._target_ == "inversion.losses.MSELoss"
     assert OmegaConf.to_container(config.optimizer) == {
         "_target_": "torch.optim.Adam",
         "_partial_": True,
         "lr": 1e-3,
         "betas": [0.9, 0.99],
         "weight_decay": 1e-4,
+        "fused": True,
     }
     assert (config.scheduler._target_, config.scheduler.step_size, config.scheduler.gamma) == (
         "torch.optim.lr_scheduler.StepLR",

@@ -6,7 +6,7 @@ from hydra.utils import instantiate
 from torch import nn
 
 from inversion.alexnet import TAPS
-from inversion.decoders import CompactDecoder, PublishedDecoder
+from inversion.decoders import CompactDecoder, PublishedDecoder, sizes_between
 from inversion.errors import InputError
 
 
@@ -25,8 +25,8 @@ def test_every_layer_gives_a_linear_image_of_the_inputs_size(name, layer):
     with torch.no_grad():
         image = decoder(torch.randn(2, *TAPS[layer].shape))
     assert image.shape == (2, 3, 227, 227)
-    last = list(decoder.modules())[-1]
-    assert isinstance(last, nn.Conv2d | nn.ConvTranspose2d)
+    last = [module for module in decoder.modules() if not list(module.children()) and not isinstance(module, nn.PixelShuffle)]
+    assert isinstance(last[-1], nn.Conv2d | nn.ConvTranspose2d)
 
 
 # By hand, weights and biases: three 3x3 convolutions, five 5x5 up-convolutions, three fully connected layers of 4096.
@@ -68,6 +68,14 @@ def test_compact_follows_the_datas_resolution(native_size, layer):
 
 def test_compact_has_no_transposed_convolution():
     assert not any(isinstance(module, nn.ConvTranspose2d) for module in configured("compact", "conv5").modules())
+
+
+@pytest.mark.parametrize(
+    ("first", "last", "number", "sizes"),
+    [(4, 32, 4, [4, 8, 16, 32]), (6, 32, 3, [6, 14, 32]), (13, 32, 1, [32]), (13, 8, 2, [13, 8]), (4, 114, 2, [4, 114])],
+)
+def test_working_sizes(first, last, number, sizes):
+    assert sizes_between(first, last, number) == sizes
 
 
 @pytest.mark.parametrize(

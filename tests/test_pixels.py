@@ -23,6 +23,14 @@ def test_resize_is_torchvisions(size):
     assert torch.allclose(pixels.resize(images, size), v2.Resize((size, size), antialias=True)(images), atol=1e-6)
 
 
+@pytest.mark.parametrize("size", [227, 20])
+def test_resize_keeps_half_precision(size):
+    images = torch.rand(2, 3, 64, 64)
+    resized = pixels.resize(images.bfloat16(), size)
+    assert resized.dtype == torch.bfloat16
+    assert torch.allclose(resized.float(), pixels.resize(images, size), atol=0.02)
+
+
 def test_resize_is_the_matrix_product():
     image = torch.rand(1, 1, 64, 64, dtype=torch.float64)
     matrix = pixels.resize_matrix(64, 227)

@@ -107,8 +107,8 @@ def test_a_finished_run_is_not_repeated(sweep, quick, capsys):
 
 
 def test_a_failed_job_takes_nothing_with_it(quick, tmp_path):
-    """conv5 has four working sizes and fc8 five, so these depths fit conv5 alone."""
-    options = ["layer=fc8,conv5", "decoder.depth=[1,1,1,1]", "trainer.max_epochs=1", "test=false"]
+    """conv5 has three working sizes and fc8 four, so these depths fit conv5 alone."""
+    options = ["layer=fc8,conv5", "decoder.depth=[1,1,1]", "trainer.max_epochs=1", "test=false"]
     outcome = run_train("-m", *quick, *options, f"hydra.sweep.dir={tmp_path}")
     assert outcome.code == 1
     assert "fc8" in outcome.said and "decoder.depth" in outcome.said and "conv5 (" not in outcome.said

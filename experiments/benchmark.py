@@ -1,0 +1,504 @@
+"""How long the published loop, the published decoders in this pipeline, and the default recipe take, side by side.
+
+python experiments/benchmark.py
+python experiments/benchmark.py data.archive=PATH encoder.weights=PATH trainer.accelerator=cpu
+
+On the same images, in batches of the same size, in turn within one process:
+
+- a: the published loop, written plainly: every JPEG decoded and resized anew, the encoder run at every step, the published
+  decoder, the loss at 227 x 227, float32, Adam as published.
+- b: the published decoders as `train.py experiment=published` trains them.
+- c: the config's recipe, by default the compact decoders.
+
+The ms per image of b and c are those of Lightning's Trainer with logger and callbacks. Their stages are timed beside it by
+calling the same methods by hand; what the Trainer takes beyond their sum is called logging. Files are read from a page cache
+that is warm. Features that aren't cached yet are cached first, as train.py does.
+
+The whole sweep is projected from the steps and from what is done once or once an epoch: decoding and encoding (timed on a
+sample of the images), the features' statistics, validation, checkpoints (best and last counted in every epoch, an upper
+bound), the final scores. The published loop decodes and encodes as it trains; it has no final scores, and no checkpoints are
+put to its account.
+"""
+
+import gc
+import json
+import logging
+import os
+import platform
+import resource
+import subprocess
+import sys
+import tempfile
+import time
+import warnings
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
+from datetime import datetime
+from pathlib import Path
+from statistics import fmean
+from typing import Any
+
+import hydra
+import lightning
+import torch
+from hydra import compose
+from hydra.core.hydra_config import HydraConfig
+from lightning import Callback, LightningModule, Trainer
+from lightning.pytorch.loggers import TensorBoardLogger
+from omegaconf import DictConfig, ListConfig, OmegaConf
+from PIL import Image
+from torch import Tensor
+from torch.nn.functional import mse_loss
+from torchvision import transforms
+
+from inversion import REPOSITORY, checkpoints, command_line, pixels, sweep
+from inversion.alexnet import TAPS, Encoder
+from inversion.building import build, build_trainer, check_optimizer, wants_standardized
+from inversion.datamodule import ImageDataModule, to_input
+from inversion.decoders import Decoder
+from inversion.errors import InputError
+from inversion.files import write_whole
+from inversion.inversion_module import InversionModule
+from inversion.metrics import FinalMetrics
+
+log = logging.getLogger(__name__)
+CONF = REPOSITORY / "conf"
+sweep.register_resolvers()
+
+SIDES = {"a": "the published loop", "b": "the published decoders in this pipeline", "c": "the config's recipe"}
+STAGES = ("reading", "resizing", "encoder", "decoder forward", "backward", "optimiser", "validation", "logging")
+"""`resizing` includes normalising, which is all the pipeline does of it; `decoder forward` includes the loss."""
+SAMPLE = 200
+"""Training images on which decoding and encoding are timed."""
+VAL_BATCHES = 3
+"""Batches on which validation is timed."""
+
+Times = dict[str, float]
+"""What one side takes on one layer, in seconds: `step` and all of `STAGES` but the last two per training image, `validation`
+per validation image, `statistics` (of the features) per run, `checkpoints` per epoch, `scoring` per scored image."""
+
+
+def mean(rounds: Sequence[Times]) -> Times:
+    """The mean of what several rounds measured."""
+    return {key: fmean(times[key] for times in rounds) for key in rounds[0]}
+
+
+def shares(times: Times, images: Mapping[str, int]) -> dict[str, float]:
+    """Each of `STAGES` as a share of all time spent training and validating, given how many images each part has."""
+    seconds = {stage: times[stage] for stage in STAGES[:-2]}
+    beyond = max(0.0, times["step"] - sum(seconds.values()))
+    seconds |= {"validation": times["validation"] * images["val"] / images["train"], "logging": beyond}
+    return {stage: value / sum(seconds.values()) for stage, value in seconds.items()}
+
+
+def project(layers: Sequence[Times], images: Mapping[str, int], epochs: int, decoding: float, encoding: float) -> Times:
+    """The seconds that one side takes for a whole sweep, by cost, and their `sum`.
+
+    Args:
+        layers: what each of the sweep's layers takes.
+        images: how many are in `train`, `val` and `test`.
+        epochs: of each layer.
+        decoding: seconds for decoding an image of any part before the training, in the whole sweep.
+        encoding: the same for encoding a training or validation image.
+    """
+    total = {key: sum(times[key] for times in layers) for key in layers[0]}
+    scored = images["val"] + images["test"]
+    costs = {
+        "decoding": decoding * sum(images.values()),
+        "features": encoding * (images["train"] + images["val"]) + total["statistics"],
+        "training": total["step"] * images["train"] * epochs,
+        "validation": total["validation"] * images["val"] * epochs,
+        "checkpoints": total["checkpoints"] * epochs,
+        # The mean image is scored beside the layers, once, at no more than the dearest one's price.
+        "scoring": (total["scoring"] + max(times["scoring"] for times in layers)) * scored,
+    }
+    return costs | {"sum": sum(costs.values())}
+
+
+def now(device: torch.device) -> float:
+    """A clock's seconds, once the device has done all it was given."""
+    if device.type != "cpu":
+        torch.accelerator.synchronize()
+    return time.perf_counter()
+
+
+def timed(device: torch.device, work: Callable[[], Any]) -> float:
+    """The seconds that the work takes."""
+    started = now(device)
+    work()
+    return now(device) - started
+
+
+class Laps:
+    """Adds up the seconds of each stage, from one lap to the next."""
+
+    def __init__(self, device: torch.device) -> None:
+        self.device = device
+        self.seconds = dict.fromkeys(STAGES[:-2], 0.0)
+        self.last = now(device)
+
+    def lap(self, stage: str) -> None:
+        before, self.last = self.last, now(self.device)
+        self.seconds[stage] += self.last - before
+
+    def per_image(self, images: int) -> Times:
+        return {stage: seconds / images for stage, seconds in self.seconds.items()}
+
+
+class Stopwatch(Callback):
+    """Times what the Trainer really takes: before the first step, for all steps but the first, for validation."""
+
+    def __init__(self, device: torch.device) -> None:
+        self.device = device
+        self.validated = 0
+
+    def on_fit_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        self.started = now(self.device)
+
+    def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        self.preparing = now(self.device) - self.started
+
+    def on_train_batch_end(
+        self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Any, batch_idx: int
+    ) -> None:
+        if batch_idx == 0:
+            self.started = now(self.device)
+        if trainer.is_last_batch:
+            self.training = now(self.device) - self.started
+
+    def on_validation_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        self.started = now(self.device)
+
+    def on_validation_batch_end(self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Any, *_: int) -> None:
+        self.validated += len(batch.images)
+        self.validating = now(self.device) - self.started
+
+
+def build_decoder(config: DictConfig, encoder: Encoder, datamodule: ImageDataModule) -> Decoder:
+    shapes = {"feature_shape": encoder.feature_shape, "native_size": datamodule.native_size, "output_size": pixels.INPUT_SIZE}
+    return build("decoder", config, **shapes)
+
+
+def time_published(cfg: DictConfig, decoder_config: DictConfig, encoder: Encoder, device: torch.device) -> Times:
+    """Side a: a training loop in plain PyTorch, on the images of the pipeline's first batches."""
+    datamodule = build("data", cfg.data)
+    datamodule.setup("fit")
+    root, size = datamodule.split.root, datamodule.batch_size
+    train = [root / datamodule.split.train[i] for i in datamodule.train_dataloader().sampler]
+    val = [root / name for name in datamodule.split.val[: VAL_BATCHES * size]]
+    side = (pixels.INPUT_SIZE, pixels.INPUT_SIZE)
+    normalize = transforms.Normalize(pixels.MEAN, pixels.STD)
+    prepare = transforms.Compose([transforms.Resize(side), transforms.ToTensor(), normalize])
+    encoder.to(device)
+    decoder = build_decoder(decoder_config, encoder, datamodule).to(device)
+    optimizer = torch.optim.Adam(decoder.parameters(), lr=1e-3, betas=(0.9, 0.99), weight_decay=1e-4)
+
+    def loss_of(paths: Sequence[Path], laps: Laps) -> Tensor:
+        pictures = [Image.open(path).convert("RGB") for path in paths]
+        laps.lap("reading")
+        images = torch.stack([prepare(picture) for picture in pictures]).to(device)
+        laps.lap("resizing")
+        with torch.no_grad():
+            features = encoder(images)
+        laps.lap("encoder")
+        loss = mse_loss(pixels.resize(decoder.draw(features), pixels.INPUT_SIZE), images)
+        laps.lap("decoder forward")
+        return loss
+
+    def run(steps: range, laps: Laps) -> None:
+        for i in steps:
+            loss = loss_of(train[i * size : (i + 1) * size], laps)
+            optimizer.zero_grad()
+            loss.backward()
+            laps.lap("backward")
+            optimizer.step()
+            laps.lap("optimiser")
+
+    @torch.no_grad()
+    def validate() -> None:
+        for i in range(0, len(val), size):
+            loss_of(val[i : i + size], unread)
+
+    unread = Laps(torch.device("cpu"))  # never waits for a GPU
+    run(range(1), unread)
+    steps, laps = range(1, cfg.steps + 1), Laps(device)
+    seconds = timed(device, lambda: run(steps, laps))
+    if device.type != "cpu":  # which works on while the next images are read, unless it is waited for at every stage
+        seconds = timed(device, lambda: run(steps, unread))
+    times = {"step": seconds / (cfg.steps * size), "validation": timed(device, validate) / len(val)}
+    return times | laps.per_image(cfg.steps * size) | dict.fromkeys(("statistics", "checkpoints", "scoring"), 0.0)
+
+
+def time_pipeline(cfg: DictConfig, decoder_config: DictConfig, encoder: Encoder, folder: Path) -> Times:
+    """Sides b and c: a short run as train.py does it, then the same steps by hand, stage by stage."""
+    datamodule = build("data", cfg.data)
+    datamodule.setup("fit")
+    decoder = build_decoder(decoder_config, encoder, datamodule)
+    model = InversionModule(
+        encoder,
+        decoder,
+        loss=build("loss", cfg.loss),
+        optimizer=build("optimizer", cfg.optimizer),
+        scheduler=build("scheduler", cfg.scheduler),
+        standardize=wants_standardized(cfg.standardize, decoder, encoder),
+    )
+    check_optimizer(model)
+    trainer = build_trainer(cfg, folder)
+    device = trainer.strategy.root_device
+    watch = Stopwatch(device)
+    trainer.callbacks.append(watch)  # type: ignore[attr-defined]
+    trainer.logger = TensorBoardLogger(folder, name="", version="tensorboard", default_hp_metric=False)
+    trainer.fit(model, datamodule=datamodule)
+
+    def save() -> None:
+        trainer.save_checkpoint(checkpoints.path_of(folder, checkpoints.BEST), weights_only=True)
+        trainer.save_checkpoint(checkpoints.path_of(folder, checkpoints.LAST))
+
+    saving = timed(device, save)
+
+    model.trainer = None  # so that its steps log nothing
+    model.to(device).train()
+    optimizer = model.configure_optimizers()["optimizer"]
+    batches = iter(datamodule.train_dataloader())
+    for i in range(cfg.steps + 1):
+        if i < 2:  # the first step warms up
+            laps = Laps(device)
+        batch = datamodule.transfer_batch_to_device(next(batches), device, 0)
+        laps.lap("reading")
+        batch = datamodule.on_after_batch_transfer(batch, 0)
+        laps.lap("resizing")
+        with trainer.precision_plugin.train_step_context():
+            batch = batch._replace(features=model._features(batch))
+            laps.lap("encoder")
+            loss = model.training_step(batch, i)
+        laps.lap("decoder forward")
+        optimizer.zero_grad()
+        loss.backward()
+        laps.lap("backward")
+        optimizer.step()
+        laps.lap("optimiser")
+
+    metrics = FinalMetrics(datamodule.native_size, mean_distance=1.0).to(device)
+    model.eval()
+
+    @torch.no_grad()
+    def score(native: Tensor) -> None:
+        images = to_input(native.to(device))
+        with trainer.precision_plugin.test_step_context():
+            metrics.update(model(images), images)
+
+    val = datamodule.images("val")[: datamodule.batch_size]
+    score(val[:2])  # warms up
+    images = cfg.steps * datamodule.batch_size
+    return laps.per_image(images) | {
+        "step": watch.training / images,
+        "validation": watch.validating / watch.validated,
+        "statistics": watch.preparing,
+        "checkpoints": saving,
+        "scoring": timed(device, lambda: score(val)) / len(val),
+    }
+
+
+def time_preparation(
+    cfg: DictConfig, whole: ImageDataModule, encoder: Encoder, layers: Sequence[str], device: torch.device, folder: Path
+) -> tuple[float, float]:
+    """Seconds per image for decoding, and for encoding for these layers in one pass, into a cache in the folder."""
+    cache = None if cfg.data.cache is None else str(folder / "cache")
+    sample = build("data", cfg.data, cache=cache, native_size=whole.native_size)
+    train, val = whole.split.train, whole.split.val
+    sample._split = replace(whole.split, train=train[:: -(-len(train) // SAMPLE)], val=val[: SAMPLE // 10])
+    images = len(sample.split.train) + len(sample.split.val)
+    decoding = timed(device, lambda: sample.setup("fit"))
+    encoding = timed(device, lambda: sample.cache_features(encoder, layers, device)) if layers else 0.0
+    return decoding / images, encoding / images
+
+
+def measure(cfg: DictConfig, scratch: Path) -> dict[str, Any]:
+    """All that `benchmark.json` holds; the names of times end with their unit."""
+    published = {layer: compose("config", [f"layer={layer}", "decoder=published"]).decoder for layer in cfg.layers}
+    given = HydraConfig.get().overrides.task
+    recipe = {layer: compose("benchmark", [*given, f"layer={layer}"]).decoder for layer in cfg.layers}
+    cfg = OmegaConf.create(OmegaConf.to_container(cfg, resolve=True))  # type: ignore[assignment]
+    for name in (checkpoints.BEST, checkpoints.LAST):
+        OmegaConf.update(cfg, f"callbacks.{name}.dirpath", str(checkpoints.path_of(scratch, name).parent))
+    trainer = build_trainer(cfg, scratch)
+    device, epochs = trainer.strategy.root_device, cfg.trainer.max_epochs
+    # The runs that are timed last one short epoch.
+    cfg.trainer.update({"max_epochs": 1, "limit_train_batches": cfg.steps + 1, "limit_val_batches": VAL_BATCHES})
+
+    encoders = {layer: build("encoder", cfg.encoder, layer=layer) for layer in cfg.layers}
+    datamodule = build("data", cfg.data)
+    datamodule.prepare_data()
+    images = {part: len(datamodule.split.files(part)) for part in ("train", "val", "test")}
+    batches = images["train"] // cfg.data.batch_size
+    if batches <= cfg.steps:
+        raise InputError(
+            f"steps={cfg.steps} and one to warm up need as many whole batches, and {images['train']} training images make "
+            f"{batches} of data.batch_size={cfg.data.batch_size}: lower steps or data.batch_size."
+        )
+    deepest = encoders[max(cfg.layers, key=list(TAPS).index)].to(device)
+    datamodule.cache_features(deepest, cfg.layers, device)
+    cached = [layer for layer in cfg.layers if datamodule.has_features(encoders[layer])]
+    decoding, encoding = time_preparation(cfg, datamodule, deepest, cached, device, scratch)
+    decodings = 1 if datamodule.cache else len(cfg.layers)
+    del datamodule
+
+    rounds: dict[str, dict[str, list[Times]]] = {layer: {side: [] for side in SIDES} for layer in cfg.layers}
+    gpu = dict.fromkeys(SIDES, 0.0) if device.type == "cuda" else {}
+    for number in range(1, cfg.rounds + 1):
+        for layer, side in ((layer, side) for layer in cfg.layers for side in SIDES):
+            gc.collect()
+            if gpu:
+                torch.cuda.empty_cache()
+                torch.cuda.reset_peak_memory_stats(device)
+            if side == "a":
+                times = time_published(cfg, published[layer], encoders[layer], device)
+            else:
+                times = time_pipeline(cfg, (published if side == "b" else recipe)[layer], encoders[layer], scratch)
+            if gpu:
+                gpu[side] = max(gpu[side], torch.cuda.max_memory_allocated(device) / 2**20)
+            rounds[layer][side].append(times)
+            log.info(f"round {number}/{cfg.rounds}  {layer}  {side}  {1000 * times['step']:.2f} ms per image")
+
+    means = {layer: {side: mean(rounds[layer][side]) for side in SIDES} for layer in cfg.layers}
+    layers: dict[str, dict[str, Any]] = {layer: {} for layer in cfg.layers}
+    for layer, side in ((layer, side) for layer in cfg.layers for side in SIDES):
+        times = means[layer][side]
+        layers[layer][side] = {
+            "ms_per_image": 1000 * times["step"],
+            "images_per_s": 1 / times["step"],
+            "ratio": means[layer]["a"]["step"] / times["step"],
+            "ms_per_image_by_round": [1000 * one["step"] for one in rounds[layer][side]],
+            "shares": shares(times, images),
+            "seconds": times,
+        }
+    once = {"a": (0.0, 0.0), "b": (decodings * decoding, encoding), "c": (decodings * decoding, encoding)}
+    sums = {side: project([means[layer][side] for layer in cfg.layers], images, epochs, *once[side]) for side in SIDES}
+    unit = 2**20 if sys.platform == "darwin" else 2**10  # of ru_maxrss in a MiB
+    return {
+        "date": datetime.now().astimezone().isoformat(timespec="seconds"),
+        "commit": commit(),
+        "hardware": hardware(device),
+        "versions": {"python": platform.python_version(), "torch": torch.__version__, "lightning": lightning.__version__},
+        "sides": SIDES,
+        "precision": {"a": "32-true", "b": trainer.precision, "c": trainer.precision},
+        "images": images,
+        "batch_size": cfg.data.batch_size,
+        "steps": cfg.steps,
+        "epochs": epochs,
+        "layers": layers,
+        "decoding_ms_per_image": 1000 * decoding,
+        "encoding_ms_per_image": 1000 * encoding,
+        "peak_mib": {"process": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / unit, "gpu": gpu},
+        "projection_s": sums,
+        "ratio_training": {side: sums["a"]["training"] / sums[side]["training"] for side in SIDES},
+        "ratio_whole_sweep": {side: sums["a"]["sum"] / sums[side]["sum"] for side in SIDES},
+    }
+
+
+def hardware(device: torch.device) -> dict[str, Any]:
+    """What it runs on."""
+    info = Path("/proc/cpuinfo")
+    lines = info.read_text().splitlines() if info.is_file() else []
+    return {
+        "device": torch.cuda.get_device_name(device) if device.type == "cuda" else device.type,
+        "cpu": next((line.partition(": ")[2] for line in lines if line.startswith("model name")), platform.processor()),
+        "cores": os.cpu_count(),
+        "threads": torch.get_num_threads(),
+    }
+
+
+def commit() -> str | None:
+    """The repository's commit, with `-dirty` behind it if files were changed since; None where git can't tell."""
+    command = ["git", "-C", str(REPOSITORY), "describe", "--always", "--dirty", "--abbrev=40", "--exclude=*"]
+    try:
+        return subprocess.run(command, capture_output=True, text=True, check=True).stdout.strip()
+    except (OSError, subprocess.CalledProcessError):
+        return None
+
+
+def report(found: Mapping[str, Any]) -> str:
+    """What was measured, as text."""
+    machine, sums, training = found["hardware"], found["projection_s"], found["ratio_training"]
+    speeds = [["", "ms", "images/s", "ratio"]]
+    stages = [["", *STAGES]]
+    for layer, sides in found["layers"].items():
+        for side, one in sides.items():
+            name = f"{layer} {side}"
+            speeds.append([name, f"{one['ms_per_image']:.2f}", f"{one['images_per_s']:.0f}", f"{one['ratio']:.2f}"])
+            stages.append([name, *(f"{share:.1%}" for share in one["shares"].values())])
+    costs = [["", *sums["a"], "ratio"]]
+    for side, values in sums.items():
+        costs.append([side, *(f"{value:.1f}" for value in values.values()), f"{found['ratio_whole_sweep'][side]:.2f}"])
+    lines = [
+        "",
+        *(f"{side}: {words}, {found['precision'][side]}" for side, words in SIDES.items()),
+        f"on {machine['device']} ({machine['cpu']}, {machine['cores']} cores, {machine['threads']} threads).",
+        "",
+        f"Training in batches of {found['batch_size']}: ms per image, images/s, ratio to a",
+        aligned(speeds),
+        "",
+        "Share of the time per stage",
+        aligned(stages),
+        "",
+        f"Projected seconds of {found['epochs']} epochs of all layers; a has no final scores",
+        aligned(costs),
+        f"Ratio in training alone: b {training['b']:.2f}, c {training['c']:.2f}",
+        "",
+        f"Peak memory of the whole process: {found['peak_mib']['process']:.0f} MiB",
+        *(f"Peak GPU memory of {side}: {peak:.0f} MiB" for side, peak in found["peak_mib"]["gpu"].items()),
+        "",
+    ]
+    return "\n".join(lines)
+
+
+def aligned(rows: Sequence[Sequence[str]]) -> str:
+    """Rows of cells as lines of columns, the first of them flush left, the others right."""
+    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
+    cells = ([row[0].ljust(widths[0]), *map(str.rjust, row[1:], widths[1:])] for row in rows)
+    return "\n".join("  ".join(row) for row in cells)
+
+
+def benchmark(cfg: DictConfig, folder: Path) -> None:
+    """Measures, prints the tables and writes `benchmark.json`.
+
+    Raises:
+        InputError: there is nothing to measure, or an option is refused.
+    """
+    if not isinstance(cfg.layers, ListConfig) or not cfg.layers or not all(layer in list(TAPS) for layer in cfg.layers):
+        raise InputError(f"layers={cfg.layers} must be a list of some of {', '.join(TAPS)}, as in layers=[conv2,fc8].")
+    for key in ("steps", "rounds"):
+        if cfg[key] < 1:
+            raise InputError(f"{key}={cfg[key]} must be at least 1.")
+    # The short runs' own lines and Lightning's advice are no news here.
+    logging.getLogger("inversion").setLevel(logging.WARNING)
+    logging.getLogger("lightning.pytorch").setLevel(logging.WARNING)
+    warnings.simplefilter("ignore")
+    lightning.seed_everything(cfg.seed, workers=True, verbose=False)
+    with tempfile.TemporaryDirectory(dir=folder) as scratch:
+        found = measure(cfg, Path(scratch).resolve())
+    log.info(report(found))
+    write_whole(folder / "benchmark.json", json.dumps(found, indent=2, allow_nan=False).encode())
+    log.info(f"Numbers  {folder / 'benchmark.json'}")
+    a, c = (found["projection_s"][side]["sum"] for side in "ac")
+    log.info(f"whole sweep: {c:.1f} s against {a:.1f} s, {a / c:.2f}x")
+
+
+@hydra.main(version_base="1.3", config_path=str(CONF), config_name="benchmark")
+def main(cfg: DictConfig) -> None:
+    sweep.run_job(benchmark, cfg)
+
+
+def command() -> None:
+    """What `python experiments/benchmark.py ...` does: checks the whole command line, then lets Hydra run it."""
+    try:
+        if {"-m", "--multirun"} & set(sys.argv):
+            raise InputError("The benchmark is one run: leave -m out, and say with layers=[...] which layers to time.")
+        command_line.check(sys.argv[1:], CONF, "benchmark")
+    except InputError as error:
+        sys.exit(f"error: {error}")
+    main()
+
+
+if __name__ == "__main__":
+    command()
