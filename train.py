@@ -82,7 +82,7 @@ def train(cfg: DictConfig, folder: Path) -> dict[str, Any] | None:
         output_size=pixels.INPUT_SIZE,
     )
     standardize = wants_standardized(cfg.standardize, decoder, encoder)
-    record = checkpoints.record(cfg, datamodule.split, encoder)
+    record = checkpoints.record(cfg, trainer.precision, datamodule.split, encoder)
     last = checkpoints.path_of(folder, checkpoints.LAST)
     if last.is_file():
         checkpoints.check_goes_on(last, record)
@@ -157,7 +157,7 @@ def encode_once(cfg: DictConfig, encoder: "Encoder", datamodule: "ImageDataModul
     from inversion.building import build
 
     layers = [layer for layer in sweep.layers_of_sweep() if layer in TAPS and layer != cfg.layer.name]
-    if layers and not datamodule.has_features(encoder):
+    if layers and datamodule.can_cache(encoder) and not datamodule.has_features(encoder):
         deepest = max([cfg.layer.name, *layers], key=list(TAPS).index)
         whole = build("encoder", cfg.encoder, layer=deepest).to(device)
         datamodule.cache_features(whole, [cfg.layer.name, *layers], device)

@@ -146,10 +146,13 @@ class Laps:
 
 
 class Stopwatch(Callback):
-    """Times what the Trainer really takes: before the first step, for all steps but the first, for validation."""
+    """Times what the Trainer really takes: before the first step, for all steps but the first, for validation, and for
+    saving both checkpoints into the folder.
+    """
 
-    def __init__(self, device: torch.device) -> None:
+    def __init__(self, device: torch.device, folder: Path) -> None:
         self.device = device
+        self.folder = folder
         self.validated = 0
 
     def on_fit_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
@@ -165,6 +168,13 @@ class Stopwatch(Callback):
             self.started = now(self.device)
         if trainer.is_last_batch:
             self.training = now(self.device) - self.started
+
+    def on_train_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        def save() -> None:
+            trainer.save_checkpoint(checkpoints.path_of(self.folder, checkpoints.BEST), weights_only=True)
+            trainer.save_checkpoint(checkpoints.path_of(self.folder, checkpoints.LAST))
+
+        self.saving = timed(self.device, save)
 
     def on_validation_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         self.started = now(self.device)
@@ -226,6 +236,7 @@ def time_published(cfg: DictConfig, decoder_config: DictConfig, encoder: Encoder
     if device.type != "cpu":  # which works on while the next images are read, unless it is waited for at every stage
         seconds = timed(device, lambda: run(steps, unread))
     times = {"step": seconds / (cfg.steps * size), "validation": timed(device, validate) / len(val)}
+    encoder.cpu()  # the next layer's peak memory is its own
     return times | laps.per_image(cfg.steps * size) | dict.fromkeys(("statistics", "checkpoints", "scoring"), 0.0)
 
 
@@ -245,16 +256,10 @@ def time_pipeline(cfg: DictConfig, decoder_config: DictConfig, encoder: Encoder,
     check_optimizer(model)
     trainer = build_trainer(cfg, folder)
     device = trainer.strategy.root_device
-    watch = Stopwatch(device)
+    watch = Stopwatch(device, folder)
     trainer.callbacks.append(watch)  # type: ignore[attr-defined]
     trainer.logger = TensorBoardLogger(folder, name="", version="tensorboard", default_hp_metric=False)
     trainer.fit(model, datamodule=datamodule)
-
-    def save() -> None:
-        trainer.save_checkpoint(checkpoints.path_of(folder, checkpoints.BEST), weights_only=True)
-        trainer.save_checkpoint(checkpoints.path_of(folder, checkpoints.LAST))
-
-    saving = timed(device, save)
 
     model.trainer = None  # so that its steps log nothing
     model.to(device).train()
@@ -290,12 +295,14 @@ def time_pipeline(cfg: DictConfig, decoder_config: DictConfig, encoder: Encoder,
     val = datamodule.images("val")[: datamodule.batch_size]
     score(val[:2])  # warms up
     images = cfg.steps * datamodule.batch_size
+    scoring = timed(device, lambda: score(val)) / len(val)
+    encoder.cpu()  # the next layer's peak memory is its own
     return laps.per_image(images) | {
         "step": watch.training / images,
         "validation": watch.validating / watch.validated,
         "statistics": watch.preparing,
-        "checkpoints": saving,
-        "scoring": timed(device, lambda: score(val)) / len(val),
+        "checkpoints": watch.saving,
+        "scoring": scoring,
     }
 
 
@@ -340,6 +347,7 @@ def measure(cfg: DictConfig, scratch: Path) -> dict[str, Any]:
     datamodule.cache_features(deepest, cfg.layers, device)
     cached = [layer for layer in cfg.layers if datamodule.has_features(encoders[layer])]
     decoding, encoding = time_preparation(cfg, datamodule, deepest, cached, device, scratch)
+    deepest.cpu()
     decodings = 1 if datamodule.cache else len(cfg.layers)
     del datamodule
 

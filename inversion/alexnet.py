@@ -7,7 +7,6 @@ import urllib.error
 from collections.abc import Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
-from functools import cache
 from hashlib import sha256
 from pathlib import Path
 from pickle import UnpicklingError
@@ -74,6 +73,7 @@ class Encoder(nn.Module):
         self.layer = layer
         self.weights = str(weights)
         self.input_stats = input_stats
+        self._digests: dict[str, str] = {}
         network = random_alexnet(seed) if weights == "random" else alexnet_from(load_weights(str(weights)), str(weights))
         self.network = cut(network, TAPS[layer].module)
         self.requires_grad_(False)
@@ -96,16 +96,17 @@ class Encoder(nn.Module):
         """Tells this encoder from another, whatever its weights' file is called."""
         return self.digest_of(self.layer)
 
-    @cache  # noqa: B019 - an encoder lives as long as its run
     def digest_of(self, layer: str) -> str:
         """SHA-256 of all that makes this layer's features: the weights up to its tap, and the input's statistics."""
+        if layer in self._digests:
+            return self._digests[layer]
         digest = sha256(self.input_stats.encode())
         for name, module in self.network.named_children():
             for tensor in module.state_dict().values():
                 digest.update(tensor.cpu().numpy().data)
             if name == _name(TAPS[layer].module):
                 break
-        return digest.hexdigest()
+        return self._digests.setdefault(layer, digest.hexdigest())
 
     def train(self, mode: bool = True) -> "Encoder":
         """Stays in eval mode whatever is asked, or AlexNet's dropout before fc6 and fc7 would blur its features."""

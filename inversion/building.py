@@ -55,7 +55,7 @@ def build_trainer(config: DictConfig, folder: Path) -> Trainer:
     callbacks = {name: one for name, one in build("callbacks", config.callbacks).items() if one is not None}
     for name in (checkpoints.BEST, checkpoints.LAST):
         callback = callbacks.get(name)
-        place = checkpoints.path_of(folder, name)
+        place = checkpoints.path_of(folder.resolve(), name)  # as ModelCheckpoint has it
         if not isinstance(callback, ModelCheckpoint) or Path(callback.dirpath or "") / f"{callback.filename}.ckpt" != place:
             raise InputError(f"callbacks.{name} must be a ModelCheckpoint that writes {place}: leave it as it is.")
     plugins = [checkpoints.WholeCheckpoints()]
@@ -78,6 +78,10 @@ def build_trainer(config: DictConfig, folder: Path) -> Trainer:
             "The trainer's options leave no validated checkpoint: fast_dev_run, limit_train_batches=0, limit_val_batches=0 "
             "and check_val_every_n_epoch > max_epochs can't be used; trainer.max_epochs=1 is the shortest run."
         )
+    if trainer.precision == "16-mixed" and trainer.gradient_clip_val and config.optimizer.get("fused"):
+        raise InputError(
+            "trainer.gradient_clip_val in 16-mixed precision needs an optimiser that isn't fused: optimizer.fused=false."
+        )
     return trainer
 
 
@@ -87,14 +91,14 @@ def precision(config: DictConfig) -> str:
     Raises:
         InputError: it isn't one of auto, 32-true, bf16-mixed and 16-mixed.
     """
-    option = str(config.precision)
+    option, accelerator = str(config.get("precision", "auto")), config.get("accelerator", "auto")
     if option not in ("auto", "32-true", "bf16-mixed", "16-mixed"):
         raise InputError(f"trainer.precision={option} must be auto, 32-true, bf16-mixed or 16-mixed.")
     if option != "auto":
         return option
-    if config.accelerator in ("auto", "gpu", "cuda") and torch.cuda.is_available():
+    if accelerator in ("auto", "gpu", "cuda") and torch.cuda.is_available():
         has_bf16 = torch.cuda.is_bf16_supported(including_emulation=False)
-    elif config.accelerator == "cpu" or not torch.accelerator.is_available():
+    elif accelerator == "cpu" or not torch.accelerator.is_available():
         has_bf16 = torch.cpu._is_avx512_bf16_supported() or torch.cpu._is_amx_tile_supported()
     else:
         has_bf16 = False
@@ -133,7 +137,7 @@ def check_optimizer(module: LightningModule) -> None:
         scheduler = module.configure_optimizers()["lr_scheduler"]["scheduler"]  # type: ignore
         with warnings.catch_warnings(action="ignore"):  # it is stepped before the optimiser
             scheduler.step(*([0.0] if isinstance(scheduler, ReduceLROnPlateau) else []))
-    except (ValueError, TypeError, ArithmeticError, AttributeError) as error:
+    except (ValueError, TypeError, ArithmeticError, AttributeError, RuntimeError) as error:
         raise InputError(
             f"The options of optimizer or scheduler can't be used ({error}): see conf/optimizer and conf/scheduler."
         ) from error

@@ -101,7 +101,11 @@ class Cache:
         """Whether the disk holds those of the entries that aren't there yet."""
         place = next(path for path in (self.folder.absolute(), *self.folder.absolute().parents) if path.exists())
         needed = sum(entry.nbytes for entry in entries if self._opened(entry) is None)
-        return not needed or shutil.disk_usage(place).free > needed + SPARE
+        left = sum(path.stat().st_blocks * 512 for path in self._partial())  # goes before anything is made
+        return not needed or shutil.disk_usage(place).free + left > needed + SPARE
+
+    def _partial(self) -> list[Path]:
+        return list(self.folder.glob("*.partial"))
 
     def _opened(self, entry: Entry) -> Tensor | None:
         path = self.folder / entry.file_name
@@ -118,7 +122,7 @@ class Cache:
         return torch.from_numpy(array)
 
     def _make(self, entries: Sequence[Entry], fill: Callable[[dict[str, np.ndarray]], None]) -> None:
-        for left in self.folder.glob("*.partial"):  # of a process that was killed: whoever holds the lock is alone
+        for left in self._partial():  # of a process that was killed: whoever holds the lock is alone
             left.unlink()
         if not self.has_room(entries):
             needed = sum(entry.nbytes for entry in entries) >> 20

@@ -4,6 +4,7 @@ import logging
 import math
 import sys
 import time
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -58,9 +59,23 @@ class ReconstructionGrid(Callback):
             trainer.logger.experiment.add_image("val/reconstructions", grid, trainer.global_step)
 
 
-class LastCheckpoint(ModelCheckpoint):
-    """The state after a whole epoch, from which a run can go on: after the first, the last, and any at least `seconds` after
-    the one that was saved before, so that short epochs don't spend their time on writing.
+class MovableCheckpoint(ModelCheckpoint):
+    """A checkpoint of a run whose folder may be moved: it goes on knowing which epoch was best. `ModelCheckpoint` alone
+    would forget it, and put the next epoch in its place.
+    """
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        def here(path: str) -> str:
+            return str(Path(self.dirpath or "") / Path(path).name) if path else path
+
+        moved = {key: here(state_dict[key]) for key in ("best_model_path", "kth_best_model_path", "last_model_path")}
+        kept = {here(path): score for path, score in state_dict["best_k_models"].items()}
+        super().load_state_dict({**state_dict, **moved, "best_k_models": kept, "dirpath": self.dirpath})
+
+
+class LastCheckpoint(MovableCheckpoint):
+    """The state after a whole epoch, from which a run can go on: after the first, the last, and any that ends at least
+    `seconds` after the one saved before, so that short epochs don't spend their time on writing.
 
     Args:
         seconds: see above.
@@ -68,23 +83,15 @@ class LastCheckpoint(ModelCheckpoint):
     """
 
     def __init__(self, seconds: float = 20, **options: Any) -> None:
-        super().__init__(**options)
+        super().__init__(save_on_train_epoch_end=True, **options)
         self.seconds = seconds
         self.saved = -math.inf
 
-    def _is_due(self, trainer: Trainer) -> bool:
-        due = trainer.current_epoch + 1 == trainer.max_epochs or time.monotonic() - self.saved >= self.seconds
-        if due:
-            self.saved = time.monotonic()
-        return due
-
-    def on_validation_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        if self._is_due(trainer):
-            super().on_validation_end(trainer, pl_module)
-
     def on_train_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        if self._is_due(trainer):
+        is_last = trainer.current_epoch + 1 == trainer.max_epochs
+        if is_last or time.monotonic() - self.saved >= self.seconds:
             super().on_train_epoch_end(trainer, pl_module)
+            self.saved = time.monotonic()
 
 
 class ImagesPerSecond(Callback):

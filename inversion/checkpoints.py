@@ -30,6 +30,7 @@ DECISIVE = (
     "data.batch_size",
     "data.shuffle_seed",
     "data.native_size",
+    "data.feature_type",
     "trainer.precision",
 )
 """Options a run can't change on its way. `trainer.max_epochs` may grow, and folders may move."""
@@ -48,9 +49,12 @@ def path_of(folder: Path, name: str) -> Path:
     return folder / "checkpoints" / f"{name}.ckpt"
 
 
-def record(config: DictConfig, split: Split, encoder: Encoder) -> dict[str, Any]:
-    """What a checkpoint says of its run: the resolved config, and hashes of the split and of the encoder's weights."""
-    resolved = OmegaConf.to_container(config, resolve=True)
+def record(config: DictConfig, precision: str, split: Split, encoder: Encoder) -> dict[str, Any]:
+    """What a checkpoint says of its run: the resolved config with the precision that it came to, and hashes of the split and
+    of the encoder's weights.
+    """
+    resolved: Any = OmegaConf.to_container(config, resolve=True)
+    resolved["trainer"]["precision"] = precision
     return {"format": FORMAT, "config": resolved, "split": split.digest, "encoder": encoder.digest}
 
 
@@ -94,6 +98,6 @@ def check_goes_on(path: Path, now: Mapping[str, Any]) -> None:
 
 def _difference(key: str, then: Any, here: Any) -> str:
     if isinstance(then, DictConfig) and isinstance(here, DictConfig):
-        odd = next(k for k in [*then, *here] if then.get(k) != here.get(k))
+        odd = next(k for k in [*then, *here] if then.get(k, "left out") != here.get(k, "left out"))
         return _difference(f"{key}.{odd}", then.get(odd), here.get(odd))
     return f"{key}={then}, not {here}"

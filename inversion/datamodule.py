@@ -51,7 +51,7 @@ class ImageDataModule(LightningDataModule):
         native_size: side in pixels at which images are held; None takes the median shorter side of (a thousand of) the
             training images, within 16 to 227. An image of another size is resized (shorter side) and cropped to its middle.
         cache: folder for decoded images and features, see `Cache`. None holds images in memory, and no features.
-        feature_type: how features are stored: float16, or float32, which is exact.
+        feature_type: how features are stored: float16, or float32, as the encoder gave them.
         feature_gib: features that would take more are computed with every batch instead.
         resident: share of a GPU's free memory that images and features may take; what fits trains without being copied.
     """
@@ -146,6 +146,11 @@ class ImageDataModule(LightningDataModule):
         shape = (len(self.split.files(part)), *encoder.shape_of(layer))
         return Entry(f"{layer} {part} features", key, shape, self.feature_type)
 
+    def can_cache(self, encoder: Encoder) -> bool:
+        """Whether there is a cache, and the encoder's features are within `feature_gib`."""
+        entry = self._feature_entry("train", encoder, encoder.layer)
+        return self.cache is not None and entry.nbytes <= self.feature_gib * 2**30
+
     def has_features(self, encoder: Encoder) -> bool:
         """Whether the encoder's features of training and validation images lie in the cache."""
         entries = [self._feature_entry(part, encoder, encoder.layer) for part in ("train", "val")]
@@ -170,14 +175,16 @@ class ImageDataModule(LightningDataModule):
         self.setup("fit")  # the cache is locked while it is filled
         entries = {(part, layer): self._feature_entry(part, encoder, layer) for layer in layers for part in parts}
         own = [entries[part, layers[0]] for part in parts]
-        fitting = [entry for entry in entries.values() if entry.nbytes <= self.feature_gib * 2**30]
-        if not all(entry in fitting for entry in own) or not self.cache.has_room(fitting):
+        if own[0].nbytes > self.feature_gib * 2**30 or not self.cache.has_room(own):
             size = sum(entry.nbytes for entry in own) / 2**30
             log.info(
                 f"The features of {layers[0]} would take {size:.1f} GiB, more than data.feature_gib or the disk allow: they "
                 "are computed with every batch instead."
             )
             return
+        others = [e for e in entries.values() if e not in own and e.nbytes <= self.feature_gib * 2**30]
+        if not self.cache.has_room([*own, *others]):
+            others = []
 
         def fill(arrays: dict[str, np.ndarray]) -> None:
             for part in parts:
@@ -185,7 +192,7 @@ class ImageDataModule(LightningDataModule):
                 if wanted:
                     self._encode(part, encoder, wanted, device)
 
-        held = self.cache.get([*own, *(entry for entry in fitting if entry not in own)], fill)
+        held = self.cache.get([*own, *others], fill)
         self._features = dict(zip(parts, held, strict=False))
 
     @torch.no_grad()

@@ -108,19 +108,19 @@ class PublishedDecoder(Decoder):
 
 
 class CompactDecoder(Decoder):
-    """The default: works from the features' own grid up to half the data's resolution, and gives the image by sub-pixel
-    convolution (Shi et al. 2016, arXiv 1609.05158), so nothing is spent on interpolated pixels and little on large maps.
+    """The default: resize-convolutions (Odena et al. 2016, doi 10.23915/distill.00003) from the features' own grid to the
+    data's own resolution, so nothing is spent on interpolated pixels, little on large maps, and nothing checkers.
 
     Feature maps are brought to `channels[0]` by a 1x1 convolution; vectors pass through a bottleneck and a linear layer to a
-    4x4 map. Each size has `depth` residual 3x3 convolutions (batch normalisation, LeakyReLU). To the next size, a 1x1
-    convolution gives four maps for each of its channels, which are interleaved to twice the side and resized to the size
-    itself. The last 3x3 convolution is linear, and gives each pixel's four sub-pixels in three colours.
+    4x4 map. Each size then has `depth` residual 3x3 convolutions (batch normalisation, LeakyReLU); between sizes a 1x1
+    convolution changes the channels and a bilinear resize the side. The last 3x3 convolution, at `native_size`, is linear.
 
     Args:
-        channels: one width per working size, smallest size first. The sizes lie evenly, on a logarithmic scale, between that
-            of the features and half of `native_size`, rounded: four widths, a vector and 64 pixels make 4, 8, 16, 32.
+        channels: one width per size, smallest size first. The last size is `native_size`; those before it lie evenly, on a
+            logarithmic scale, between that of the features and half of `native_size`: five widths, a vector and 64 pixels
+            make 4, 8, 16, 32, 64.
         bottleneck: width of the layer that vectors are squeezed through; unused (null) for feature maps.
-        depth: 3x3 convolutions at each size.
+        depth: residual convolutions at each size; 0 for none.
         slope: LeakyReLU's negative slope.
     """
 
@@ -137,15 +137,14 @@ class CompactDecoder(Decoder):
     ) -> None:
         super().__init__(feature_shape, native_size, output_size)
         check_widths("decoder.channels", channels)
-        check_widths("decoder.depth", depth)
         check_slope(slope)
-        if len(depth) != len(channels):
+        if len(depth) != len(channels) or not all(isinstance(number, int) and number >= 0 for number in depth):
             raise InputError(
-                f"decoder.depth={list(depth)} must have as many numbers as decoder.channels={list(channels)}, one per size."
+                f"decoder.depth={list(depth)} must have a whole number for each width of decoder.channels={list(channels)}."
             )
         width, first = self.feature_shape[0], channels[0]
         side = self.feature_shape[1] if len(self.feature_shape) == 3 else 4
-        self.sizes = sizes_between(side, math.ceil(native_size / 2), len(channels))
+        self.sizes = [*sizes_between(side, math.ceil(native_size / 2), len(channels) - 1), native_size]
         if len(self.feature_shape) == 1:
             if bottleneck is None:
                 raise InputError("decoder.bottleneck must be a width: this layer's features are a vector.")
@@ -161,26 +160,25 @@ class CompactDecoder(Decoder):
             raise InputError(f"decoder.bottleneck={bottleneck} has no place here: this layer's features are a map; use null.")
         else:
             self.enter = nn.Conv2d(width, first, 1)
+        self.change = nn.ModuleList(
+            [nn.Identity()] + [nn.Conv2d(a, b, 1) for a, b in zip(channels, channels[1:], strict=False)]
+        )
         self.refine = nn.ModuleList(
             nn.Sequential(*(Residual(width, slope) for _ in range(n))) for width, n in zip(channels, depth, strict=True)
         )
-        self.enlarge = nn.ModuleList(
-            [nn.Identity()]
-            + [nn.Sequential(nn.Conv2d(a, 4 * b, 1), nn.PixelShuffle(2)) for a, b in zip(channels, channels[1:], strict=False)]
-        )
-        self.leave = nn.Sequential(nn.Conv2d(channels[-1], 4 * 3, 3, padding=1), nn.PixelShuffle(2))
+        self.leave = nn.Sequential(nn.LeakyReLU(slope), nn.Conv2d(channels[-1], 3, 3, padding=1))
 
     def draw(self, features: Tensor) -> Tensor:
         x = self.enter(features)
-        for size, enlarge, refine in zip(self.sizes, self.enlarge, self.refine, strict=True):
-            x = refine(pixels.resize(enlarge(x), size))
-        return pixels.resize(self.leave(x), self.native_size)
+        for size, change, refine in zip(self.sizes, self.change, self.refine, strict=True):
+            x = refine(pixels.resize(change(x), size))
+        return self.leave(x)
 
 
 def sizes_between(first: int, last: int, number: int) -> list[int]:
     """`number` sizes from `first` to `last`, evenly spaced on a logarithmic scale and rounded; only `last` if it is one."""
     ratio = (last / first) ** (1 / max(1, number - 1))
-    return [round(first * ratio**i) for i in range(number - 1)] + [last]
+    return [round(first * ratio**i) for i in range(number - 1)] + [last] * (number > 0)
 
 
 class Residual(nn.Module):

@@ -53,7 +53,7 @@ def evaluate(model: nn.Module, datamodule: ImageDataModule, part: str, trainer: 
     Args:
         model: images (B, 3, 227, 227) in [-1, 1] -> reconstructions of that shape.
         datamodule: its training images make the mean image.
-        part: `val` or `test`; the latter is read from disk only now.
+        part: `val` or `test`.
         trainer: on one device, without a logger.
 
     Returns:

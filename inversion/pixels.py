@@ -92,8 +92,9 @@ def squared_distance(a: Tensor, b: Tensor, size: int = INPUT_SIZE) -> Tensor:
 
 @lru_cache
 def _gram_matrix(native_size: int, size: int, device: torch.device) -> Tensor:
-    matrix = resize_matrix(native_size, size)
-    return (matrix.T @ matrix).float().to(device)
+    with torch.inference_mode(False):  # it may be validation that asks first, and training needs it in its backward pass
+        matrix = resize_matrix(native_size, size)
+        return (matrix.T @ matrix).float().to(device)
 
 
 @lru_cache

@@ -9,8 +9,8 @@ from torch import Tensor, nn
 class Standardize(nn.Module):
     """Subtracts the training set's mean and divides by its standard deviation, per channel or per unit.
 
-    An untrained network's fc8 varies by a thousandth of its own size between images; a decoder fed with it raw shows
-    the mean image because of scale, not because information was lost. The statistics are buffers, so they are kept in
+    Where features vary little beside their mean, as an untrained network's fc8 does, a decoder fed with them raw shows the
+    mean image because of scale, not because information was lost. The statistics are buffers, so they are kept in
     the decoder's checkpoint.
 
     Args:

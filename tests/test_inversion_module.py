@@ -20,7 +20,7 @@ def encoder():
 
 def make(encoder, lr=1e-3, step_size=4, loss=None):
     torch.manual_seed(0)
-    decoder = CompactDecoder(encoder.feature_shape, 64, 227, channels=[32, 16, 8], depth=[1, 1, 1])
+    decoder = CompactDecoder(encoder.feature_shape, 64, 227, channels=[32, 16, 8, 8], depth=[1, 1, 1, 0])
     return InversionModule(
         encoder,
         decoder,
@@ -121,10 +121,10 @@ def test_the_state_dict_leaves_the_encoder_out_and_misses_nothing_else(encoder):
     model = make(encoder)
     state = model.state_dict()
     assert not any(key.startswith("encoder.") for key in state)
-    assert {"standardize.mean", "decoder.leave.0.weight"} <= set(state)
+    assert {"standardize.mean", "decoder.leave.1.weight"} <= set(state)
     model.load_state_dict(state)
-    del state["decoder.leave.0.weight"]
-    with pytest.raises(RuntimeError, match=r"decoder\.leave\.0\.weight"):
+    del state["decoder.leave.1.weight"]
+    with pytest.raises(RuntimeError, match=r"decoder\.leave\.1\.weight"):
         model.load_state_dict(state)
 
 

@@ -23,3 +23,15 @@ def test_mse_and_its_gradient_are_torchs_at_227(size, mixed):
         gradients.append(prediction.grad)
     assert losses[0] == pytest.approx(losses[1], rel=1e-5)
     assert torch.allclose(*gradients, rtol=1e-3, atol=1e-9)
+
+
+def test_mse_learns_after_a_validation_that_came_first():
+    """Lightning validates in inference mode, whose tensors can't be trained with."""
+    pixels._gram_matrix.cache_clear()
+    pixels.resize_matrix.cache_clear()
+    target = torch.zeros(1, 3, 64, 64)
+    with torch.inference_mode():
+        pixels.squared_distance(target, target)
+    prediction = torch.ones(1, 3, 64, 64, requires_grad=True)
+    MSELoss()(prediction, target).backward()
+    assert prediction.grad.abs().sum() > 0

@@ -107,8 +107,8 @@ def test_a_finished_run_is_not_repeated(sweep, quick, capsys):
 
 
 def test_a_failed_job_takes_nothing_with_it(quick, tmp_path):
-    """conv5 has three working sizes and fc8 four, so these depths fit conv5 alone."""
-    options = ["layer=fc8,conv5", "decoder.depth=[1,1,1]", "trainer.max_epochs=1", "test=false"]
+    """conv5 has four sizes and fc8 five, so these depths fit conv5 alone."""
+    options = ["layer=fc8,conv5", "decoder.depth=[1,1,1,0]", "trainer.max_epochs=1", "test=false"]
     outcome = run_train("-m", *quick, *options, f"hydra.sweep.dir={tmp_path}")
     assert outcome.code == 1
     assert "fc8" in outcome.said and "decoder.depth" in outcome.said and "conv5 (" not in outcome.said
@@ -160,6 +160,7 @@ def test_a_stopped_run_keeps_and_names_its_last_checkpoint_and_goes_on(quick, tm
     assert str(last) in said and f"hydra.run.dir='{tmp_path / 'out'}'" in said and "Traceback" not in said
     assert not (tmp_path / "out" / "metrics.json").exists()
     done = torch.load(last, weights_only=True)["epoch"] + 1
+    assert done < 400
 
     more = [f"trainer.max_epochs={done + 1}"]
     assert run_train(*options, *more).code == 0
@@ -169,6 +170,13 @@ def test_a_stopped_run_keeps_and_names_its_last_checkpoint_and_goes_on(quick, tm
     )
     for key, value in whole["state_dict"].items():
         assert torch.allclose(gone_on["state_dict"][key].float(), value.float(), atol=1e-4), key
+
+
+def test_an_output_folder_behind_a_link(quick, tmp_path):
+    (tmp_path / "real").mkdir()
+    (tmp_path / "link").symlink_to(tmp_path / "real")
+    options = ["layer=conv5", *quick, "trainer.max_epochs=1", "test=false", f"hydra.run.dir={tmp_path / 'link' / 'out'}"]
+    assert run_train(*options) == Outcome(0, "")
 
 
 def test_works_from_another_working_directory(quick, tmp_path):
