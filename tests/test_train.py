@@ -149,7 +149,14 @@ def test_a_stopped_run_keeps_and_names_its_last_checkpoint_and_goes_on(quick, tm
     """A real process, a real signal; the run that goes on ends as one that was never stopped."""
     options = ["layer=fc8", *quick, "test=false", f"hydra.run.dir={tmp_path / 'out'}"]
     command = [sys.executable, str(REPOSITORY / "train.py"), *options, "trainer.max_epochs=400"]
-    process = subprocess.Popen(command, cwd=tmp_path, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
+    process = subprocess.Popen(
+        command,
+        cwd=tmp_path,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),  # tests in the background inherit it ignored
+    )
     last = tmp_path / "out" / "checkpoints" / "last.ckpt"
     deadline = time.monotonic() + 120
     while not last.exists() and time.monotonic() < deadline:
