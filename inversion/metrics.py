@@ -1,6 +1,7 @@
 """How far a reconstruction is from its image. All on the [0, 1] scale, of clamped reconstructions."""
 
 import math
+from collections.abc import Sequence
 
 import torch
 from torch import Tensor, nn
@@ -70,8 +71,9 @@ class FinalMetrics(nn.Module):
             errors = mean_squared_errors(prediction, target)
             self.quick.update(errors)
             self.distance.update((errors * target[0].numel()).sqrt())
-            self.ssim.update(shown, truth)
             native = [pixels.to_native(images, self.native_size).clamp(0, 1) for images in (shown, truth)]
+            for few in zip(*(_few(images) for images in (shown, truth)), strict=True):
+                self.ssim.update(*few)
             self.at_native.update(*native)
 
     def compute(self) -> dict[str, float]:
@@ -81,6 +83,11 @@ class FinalMetrics(nn.Module):
         error = float(self.distance.compute())
         result["normalized_error"] = error / self.mean_distance if self.mean_distance else math.nan
         return result
+
+
+def _few(images: Tensor) -> Sequence[Tensor]:
+    """In the layout and the portions that a CPU computes SSIM in five times as fast; the result is the same."""
+    return images.contiguous(memory_format=torch.channels_last).split(8 if images.device.type == "cpu" else len(images))
 
 
 def mean_pairwise_distance(native: Tensor, most: int = 2000) -> float:
