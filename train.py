@@ -6,6 +6,7 @@ python train.py experiment=published               the published experiment
 """
 
 import logging
+import shlex
 import sys
 import time
 import warnings
@@ -37,6 +38,7 @@ def train(cfg: DictConfig, folder: Path) -> dict[str, Any] | None:
     from lightning.pytorch.loggers import TensorBoardLogger
 
     from inversion import checkpoints, pixels, runs
+    from inversion.alexnet import LAST_LAYER
     from inversion.building import (
         build,
         build_scorer,
@@ -48,6 +50,7 @@ def train(cfg: DictConfig, folder: Path) -> dict[str, Any] | None:
     from inversion.callbacks import reconstruct
     from inversion.evaluation import evaluate
     from inversion.inversion_module import InversionModule
+    from inversion.provenance import provenance
 
     logging.getLogger("lightning.pytorch").setLevel(logging.WARNING)
     # The encoder is meant to be in eval mode, and the images are in memory, so loading needs no workers.
@@ -130,18 +133,21 @@ def train(cfg: DictConfig, folder: Path) -> dict[str, Any] | None:
         "parameters": parameters,
         "native_size": datamodule.native_size,
         "seed": cfg.seed,
+        "command": shlex.join(["python", "train.py", *HydraConfig.get().overrides.task]),
         "epochs": trainer.current_epoch,
         "best_epoch": best["epoch"] + 1,
     }
+    network = build("encoder", cfg.encoder, layer=LAST_LAYER)
     for part in ("val", "test") if cfg.test else ("val",):
-        metrics[part] = evaluate(model, datamodule, part, scorer)
+        metrics[part] = evaluate(model.reconstructor, cfg.layer.name, network, datamodule, part, scorer)
     metrics["seconds"] = round(time.perf_counter() - started, 1)
+    metrics |= provenance(trainer.strategy.root_device)
 
     files, originals = datamodule.samples("val", cfg.samples)
     pictures = pixels.to_uint8(pixels.denormalize(originals))
     samples = runs.Samples(files, pictures, reconstruct(model, originals))
     samples.save(folder / runs.SAMPLES_FILE)
-    hparams = {key: value for key, value in metrics.items() if not isinstance(value, dict)}
+    hparams = {key: value for key, value in metrics.items() if not isinstance(value, dict) and key != "command"}
     hparams |= {"lr": cfg.optimizer.get("lr"), "batch_size": cfg.data.batch_size}
     logger.log_hyperparams(hparams, runs.hparam_metrics(metrics))
     logger.finalize("success")

@@ -23,10 +23,7 @@ put to its account.
 import gc
 import json
 import logging
-import os
-import platform
 import resource
-import subprocess
 import sys
 import tempfile
 import time
@@ -52,14 +49,15 @@ from torch.nn.functional import mse_loss
 from torchvision import transforms
 
 from inversion import REPOSITORY, checkpoints, command_line, pixels, sweep
-from inversion.alexnet import TAPS, Encoder
+from inversion.alexnet import LAST_LAYER, TAPS, Encoder
 from inversion.building import build, build_trainer, check_optimizer, wants_standardized
-from inversion.datamodule import ImageDataModule, to_input
+from inversion.datamodule import Batch, ImageDataModule, to_input
 from inversion.decoders import Decoder
 from inversion.errors import InputError
+from inversion.evaluation import Evaluation, MeanImage
 from inversion.files import write_whole
 from inversion.inversion_module import InversionModule
-from inversion.metrics import FinalMetrics
+from inversion.provenance import provenance
 
 log = logging.getLogger(__name__)
 CONF = REPOSITORY / "conf"
@@ -75,7 +73,8 @@ VAL_BATCHES = 3
 
 Times = dict[str, float]
 """What one side takes on one layer, in seconds: `step` and all of `STAGES` but the last two per training image, `validation`
-per validation image, `statistics` (of the features) per run, `checkpoints` per epoch, `scoring` per scored image."""
+per validation image, `statistics` (of the features) per run, `checkpoints` per epoch, `scoring` per image that is scored
+(the mean image's score included)."""
 
 
 def mean(rounds: Sequence[Times]) -> Times:
@@ -109,8 +108,7 @@ def project(layers: Sequence[Times], images: Mapping[str, int], epochs: int, dec
         "training": total["step"] * images["train"] * epochs,
         "validation": total["validation"] * images["val"] * epochs,
         "checkpoints": total["checkpoints"] * epochs,
-        # The mean image is scored beside the layers, once, at no more than the dearest one's price.
-        "scoring": (total["scoring"] + max(times["scoring"] for times in layers)) * scored,
+        "scoring": total["scoring"] * scored,
     }
     return costs | {"sum": sum(costs.values())}
 
@@ -283,14 +281,15 @@ def time_pipeline(cfg: DictConfig, decoder_config: DictConfig, encoder: Encoder,
         optimizer.step()
         laps.lap("optimiser")
 
-    metrics = FinalMetrics(datamodule.native_size, mean_distance=1.0).to(device)
-    model.eval()
+    mean_image = MeanImage(pixels.resize(datamodule.mean_image()[None], pixels.INPUT_SIZE)[0])
+    decoders = {"decoder": model.reconstructor, "mean image": mean_image}
+    network = build("encoder", cfg.encoder, layer=LAST_LAYER)
+    evaluation = Evaluation(network, encoder.layer, decoders, datamodule.native_size, mean_distance=1.0).to(device).eval()
 
     @torch.no_grad()
     def score(native: Tensor) -> None:
-        images = to_input(native.to(device))
         with trainer.precision_plugin.test_step_context():
-            metrics.update(model(images), images)
+            evaluation.test_step(Batch(to_input(native.to(device)), None, torch.empty(0)), 0)
 
     val = datamodule.images("val")[: datamodule.batch_size]
     score(val[:2])  # warms up
@@ -385,9 +384,7 @@ def measure(cfg: DictConfig, scratch: Path) -> dict[str, Any]:
     unit = 2**20 if sys.platform == "darwin" else 2**10  # of ru_maxrss in a MiB
     return {
         "date": datetime.now().astimezone().isoformat(timespec="seconds"),
-        "commit": commit(),
-        "hardware": hardware(device),
-        "versions": {"python": platform.python_version(), "torch": torch.__version__, "lightning": lightning.__version__},
+        **provenance(device),
         "sides": SIDES,
         "precision": {"a": "32-true", "b": trainer.precision, "c": trainer.precision},
         "images": images,
@@ -402,27 +399,6 @@ def measure(cfg: DictConfig, scratch: Path) -> dict[str, Any]:
         "ratio_training": {side: sums["a"]["training"] / sums[side]["training"] for side in SIDES},
         "ratio_whole_sweep": {side: sums["a"]["sum"] / sums[side]["sum"] for side in SIDES},
     }
-
-
-def hardware(device: torch.device) -> dict[str, Any]:
-    """What it runs on."""
-    info = Path("/proc/cpuinfo")
-    lines = info.read_text().splitlines() if info.is_file() else []
-    return {
-        "device": torch.cuda.get_device_name(device) if device.type == "cuda" else device.type,
-        "cpu": next((line.partition(": ")[2] for line in lines if line.startswith("model name")), platform.processor()),
-        "cores": os.cpu_count(),
-        "threads": torch.get_num_threads(),
-    }
-
-
-def commit() -> str | None:
-    """The repository's commit, with `-dirty` behind it if files were changed since; None where git can't tell."""
-    command = ["git", "-C", str(REPOSITORY), "describe", "--always", "--dirty", "--abbrev=40", "--exclude=*"]
-    try:
-        return subprocess.run(command, capture_output=True, text=True, check=True).stdout.strip()
-    except (OSError, subprocess.CalledProcessError):
-        return None
 
 
 def report(found: Mapping[str, Any]) -> str:

@@ -1,5 +1,6 @@
-"""The final numbers of a split, for a trained decoder or for always giving the training set's mean image."""
+"""The final numbers of a split, for a trained decoder and for always giving the training set's mean image."""
 
+from collections.abc import Mapping
 from typing import Any
 
 import torch
@@ -7,69 +8,90 @@ from lightning import LightningModule, Trainer
 from torch import Tensor, nn
 
 from inversion import pixels
+from inversion.alexnet import LAST_LAYER, Encoder
 from inversion.datamodule import Batch, ImageDataModule, to_input
-from inversion.metrics import FinalMetrics, mean_pairwise_distance
+from inversion.metrics import FeatureMetrics, FinalMetrics, mean_pairwise_distance
+
+MEAN_IMAGE = "mean_image"
 
 
 class MeanImage(nn.Module):
-    """The floor of every score: gives the training set's mean image whatever it sees.
+    """The floor of every score: gives the training set's mean image whatever it is fed.
 
     Args:
         image: (3, 227, 227) in [-1, 1].
     """
 
+    image: Tensor
+
     def __init__(self, image: Tensor) -> None:
         super().__init__()
         self.register_buffer("image", image)
 
-    def forward(self, images: Tensor) -> Tensor:
-        """(B, 3, 227, 227) -> the mean image B times."""
-        return self.image.expand_as(images)  # type: ignore[operator]
+    def forward(self, features: Tensor) -> Tensor:
+        """(B, ...) -> the mean image B times, all of them the same memory."""
+        return self.image.expand(len(features), -1, -1, -1)
 
 
 class Evaluation(LightningModule):
-    """Runs a model of images -> reconstructions over a loader and collects `FinalMetrics`."""
+    """Runs decoders of one layer over a loader of images, and collects their metrics.
 
-    def __init__(self, model: nn.Module, metrics: FinalMetrics) -> None:
+    Args:
+        network: the whole encoder, to its last layer.
+        layer: whose features are decoded.
+        decoders: name -> features (B, *feature_shape) to images (B, 3, 227, 227) in [-1, 1].
+        native_size, mean_distance: see `FinalMetrics`.
+    """
+
+    def __init__(
+        self, network: Encoder, layer: str, decoders: Mapping[str, nn.Module], native_size: int, mean_distance: float
+    ) -> None:
         super().__init__()
-        self.model = model
-        self.metrics = metrics
+        self.network = network
+        self.layer = layer
+        self.decoders = nn.ModuleDict(decoders)
+        self.of_images = nn.ModuleDict({name: FinalMetrics(native_size, mean_distance) for name in decoders})
+        self.of_features = nn.ModuleDict({name: FeatureMetrics() for name in decoders})
 
     def on_after_batch_transfer(self, batch: Batch, dataloader_idx: int) -> Batch:
         return batch._replace(images=to_input(batch.images))
 
     def test_step(self, batch: Batch, batch_idx: int) -> None:
-        self.metrics.update(self.model(batch.images), batch.images)
+        layers = [self.layer, LAST_LAYER]
+        seen = self.network.features(batch.images, layers)
+        for name, decoder in self.decoders.items():
+            images = decoder(seen[self.layer])
+            again = self.network.features(images[:1] if images.stride(0) == 0 else images, layers)  # the mean image once
+            self.of_images[name].update(images, batch.images)  # type: ignore[operator]
+            self.of_features[name].update(*(found[layer] for layer in layers for found in (again, seen)))  # type: ignore[operator]
+
+    def scores(self) -> dict[str, Any]:
+        """name -> number, of each decoder."""
+        groups = (self.of_images, self.of_features)
+        return {name: {k: v for group in groups for k, v in group[name].compute().items()} for name in self.decoders}  # type: ignore
 
 
-_mean_image_scores: dict[tuple[str, str, str, int], dict[str, float]] = {}
-
-
-def evaluate(model: nn.Module, datamodule: ImageDataModule, part: str, trainer: Trainer) -> dict[str, Any]:
-    """Scores `model` and the mean image on the part (`val` or `test`).
-
-    The mean image's scores depend on the split alone, so within a process they are computed once per split.
+def evaluate(
+    decoder: nn.Module, layer: str, network: Encoder, datamodule: ImageDataModule, part: str, trainer: Trainer
+) -> dict[str, Any]:
+    """Scores the decoder and the mean image on the part (`val` or `test`).
 
     Args:
-        model: images (B, 3, 227, 227) in [-1, 1] -> reconstructions of that shape.
+        decoder: features of the layer (B, *feature_shape) -> images (B, 3, 227, 227) in [-1, 1].
+        layer: whose features are decoded.
+        network: the whole encoder, to its last layer.
         datamodule: its training images make the mean image.
         part: `val` or `test`.
         trainer: on one device, without a logger.
 
     Returns:
-        `FinalMetrics`' numbers by name, and the mean image's under `mean_image`.
+        `FinalMetrics`' and `FeatureMetrics`' numbers by name, and the mean image's under `mean_image`.
     """
-    native = datamodule.images(part)
-    distance = mean_pairwise_distance(native)
-
-    def scores(model: nn.Module) -> dict[str, float]:
-        metrics = FinalMetrics(datamodule.native_size, distance)
-        evaluation = Evaluation(model, metrics)
-        with torch.no_grad():
-            trainer.test(evaluation, datamodule.loader(part), verbose=False)
-        return metrics.compute()
-
-    key = (str(datamodule.split.root), datamodule.split.digest, part, datamodule.native_size)
-    if key not in _mean_image_scores:
-        _mean_image_scores[key] = scores(MeanImage(pixels.resize(datamodule.mean_image()[None], pixels.INPUT_SIZE)[0]))
-    return {**scores(model), "mean_image": dict(_mean_image_scores[key])}
+    mean_image = MeanImage(pixels.resize(datamodule.mean_image()[None], pixels.INPUT_SIZE)[0])
+    decoders = {"decoder": decoder, MEAN_IMAGE: mean_image}
+    distance = mean_pairwise_distance(datamodule.images(part))
+    evaluation = Evaluation(network, layer, decoders, datamodule.native_size, distance)
+    with torch.no_grad():
+        trainer.test(evaluation, datamodule.loader(part), verbose=False)
+    scores = evaluation.scores()
+    return {**scores["decoder"], MEAN_IMAGE: scores[MEAN_IMAGE]}

@@ -16,6 +16,9 @@ from inversion.decoders import Decoder
 from inversion.metrics import mean_squared_errors, quick_metrics
 from inversion.standardize import Standardize
 
+FROZEN = ("encoder.", "loss.")
+"""Prefixes of weights that never change."""
+
 
 class InversionModule(LightningModule):
     """Trains `decoder(standardize(encoder(x)))` towards x; only the decoder learns.
@@ -52,7 +55,12 @@ class InversionModule(LightningModule):
 
     def forward(self, images: Tensor) -> Tensor:
         """Images (B, 3, 227, 227) in [-1, 1] -> their reconstructions, same shape and range."""
-        return self.decoder(self.standardize(self.encoder(images)))
+        return self.reconstructor(self.encoder(images))
+
+    @property
+    def reconstructor(self) -> nn.Module:
+        """Features (B, *feature_shape) -> reconstructions (B, 3, 227, 227) in [-1, 1]."""
+        return nn.Sequential(self.standardize, self.decoder)
 
     def on_fit_start(self) -> None:
         """Has the features cached, takes their statistics, and moves to a GPU what fits there."""
@@ -96,11 +104,11 @@ class InversionModule(LightningModule):
         checkpoint[checkpoints.RECORD] = self.record
 
     def state_dict(self, *args: Any, **kwargs: Any) -> dict[str, Any]:  # type: ignore[override]
-        """Without the frozen encoder, which has a file of its own."""
+        """Without the frozen encoder, which has a file of its own, and without what a loss compares with."""
         state = super().state_dict(*args, **kwargs)
-        return {key: value for key, value in state.items() if not key.startswith("encoder.")}
+        return {key: value for key, value in state.items() if not key.startswith(FROZEN)}
 
     def load_state_dict(self, state_dict: Mapping[str, Any], strict: bool = True, assign: bool = False) -> Any:
-        """Expects the decoder's every key; the encoder stays as it is."""
-        own = {f"encoder.{key}": value for key, value in self.encoder.state_dict().items()}
+        """Expects the decoder's every key; what is frozen stays as it is."""
+        own = {key: value for key, value in super().state_dict().items() if key.startswith(FROZEN)}
         return super().load_state_dict({**state_dict, **own}, strict=strict, assign=assign)

@@ -1,11 +1,11 @@
-"""How far a reconstruction is from its image. All on the [0, 1] scale, of clamped reconstructions."""
+"""How far a reconstruction is from its image: in clamped pixels on the [0, 1] scale, and in what the encoder sees in it."""
 
 import math
 from collections.abc import Sequence
 
 import torch
 from torch import Tensor, nn
-from torchmetrics import MeanMetric, MeanSquaredError, MetricCollection
+from torchmetrics import MeanMetric, MeanSquaredError, MetricCollection, SumMetric
 from torchmetrics.image import StructuralSimilarityIndexMeasure
 
 from inversion import pixels
@@ -42,7 +42,7 @@ def mean_squared_errors(prediction: Tensor, target: Tensor) -> Tensor:
 
 
 class FinalMetrics(nn.Module):
-    """Everything that is reported of a split.
+    """What is reported of a split's pixels.
 
     `mse`, `psnr` and `ssim` at the input's size; `normalized_error`, the paper's, the mean of ||x - x'|| over the mean
     distance between two different images of the split (about 1/sqrt(2) for always giving the mean image); `mse_<n>` and
@@ -83,6 +83,42 @@ class FinalMetrics(nn.Module):
         error = float(self.distance.compute())
         result["normalized_error"] = error / self.mean_distance if self.mean_distance else math.nan
         return result
+
+
+class FeatureMetrics(nn.Module):
+    """What the encoder sees in a split's reconstructions, beside what it saw in the images.
+
+    `feature_error`: the root of sum ||f(x') - f(x)||^2 / sum ||f(x) - mean f||^2 over the split, with f the inverted layer's
+    features: 0 where they come back whole, 1 for a reconstruction that is as far off as the mean feature.
+    `top1_agreement`: the share of images whose reconstruction is given the same class.
+    """
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.error = SumMetric()
+        self.square = SumMetric()
+        self.agreement = MeanMetric()
+        self.origin: Tensor | None = None
+        self.sum: Tensor = torch.zeros(())
+        self.count = 0
+
+    def update(self, features: Tensor, true_features: Tensor, logits: Tensor, true_logits: Tensor) -> None:
+        """(B, *feature_shape) twice and (B, classes) twice; the reconstructions' may be one for all images, (1, ...)."""
+        if self.origin is None:  # taken off, so that no precision is lost where features vary little beside their mean
+            self.origin = true_features.mean(0)
+            self.sum = torch.zeros_like(self.origin)
+        offset = true_features - self.origin
+        self.error.update((features - true_features).square().sum())
+        self.square.update(offset.square().sum())
+        self.sum += offset.sum(0)
+        self.count += len(offset)
+        self.agreement.update((logits.argmax(1) == true_logits.argmax(1)).float())
+
+    def compute(self) -> dict[str, float]:
+        """The numbers by name; nan for the error where the features don't vary, as those of a single image."""
+        spread = float(self.square.compute()) - float(self.sum.square().sum()) / self.count
+        error = math.sqrt(float(self.error.compute()) / spread) if spread > 0 else math.nan
+        return {"feature_error": error, "top1_agreement": float(self.agreement.compute())}
 
 
 def _few(images: Tensor) -> Sequence[Tensor]:

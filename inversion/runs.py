@@ -22,7 +22,17 @@ log = logging.getLogger(__name__)
 METRICS_FILE = "metrics.json"
 SAMPLES_FILE = "samples.pt"
 PARTS = ("val", "test")
-SHOWN = ("mse", "psnr", "ssim", "normalized_error", "mse_{n}", "ssim_{n}")
+SHOWN = {
+    "mse": ("MSE", ".5f"),
+    "psnr": ("PSNR dB", ".2f"),
+    "ssim": ("SSIM", ".4f"),
+    "normalized_error": ("norm. error", ".4f"),
+    "mse_{n}": ("native MSE", ".5f"),
+    "ssim_{n}": ("native SSIM", ".4f"),
+    "feature_error": ("feature error", ".4f"),
+    "top1_agreement": ("top-1 kept", ".1%"),
+}
+"""The printed table's columns: metric -> title and format."""
 
 
 @dataclass(frozen=True)
@@ -150,7 +160,9 @@ def write_table(folder: Path, runs: Sequence[FinishedRun]) -> Path:
     names = labels(runs)
     for run in in_layer_order(runs):
         row: dict[str, Any] = {"run": names[run.folder]}
-        row |= {key: value for key, value in run.metrics.items() if key not in PARTS}
+        for key, value in run.metrics.items():
+            if key not in PARTS:
+                row |= {f"{key}_{name}": one for name, one in value.items()} if isinstance(value, dict) else {key: value}
         for part in PARTS:
             scores = run.metrics.get(part, {})
             row |= {f"{part}_{key}": value for key, value in scores.items() if key != "mean_image"}
@@ -168,7 +180,7 @@ def write_table(folder: Path, runs: Sequence[FinishedRun]) -> Path:
 
 def format_table(runs: Sequence[FinishedRun]) -> str:
     """The metrics as text: per part, a line per run and one for the mean image of each split."""
-    header = ["split", "run", "MSE", "PSNR dB", "SSIM", "norm. error", "native MSE", "native SSIM"]
+    header = ["split", "run", *(title for title, _ in SHOWN.values())]
     lines = [header]
     names = labels(runs)
     for part in PARTS:
@@ -177,7 +189,8 @@ def format_table(runs: Sequence[FinishedRun]) -> str:
             if part in run.metrics:
                 scores, native = run.metrics[part], run.metrics["native_size"]
                 lines.append([part, names[run.folder], *_cells(scores, native)])
-                floors[json.dumps(scores["mean_image"])] = [part, "mean image", *_cells(scores["mean_image"], native)]
+                floor = {**scores["mean_image"], "feature_error": None}  # each layer's own: they stand in the CSV
+                floors[json.dumps(floor)] = [part, "mean image", *_cells(floor, native)]
         lines += floors.values()
     widths = [max(len(line[i]) for line in lines) for i in range(len(header))]
     aligned = (
@@ -190,9 +203,8 @@ def format_table(runs: Sequence[FinishedRun]) -> str:
 
 
 def _cells(scores: dict[str, float | None], native: int) -> list[str]:
-    values = [scores[name.format(n=native)] for name in SHOWN]
-    formats = (".5f", ".2f", ".4f", ".4f", ".5f", ".4f")
-    return ["-" if value is None else format(value, spec) for value, spec in zip(values, formats, strict=True)]
+    values = [(scores.get(name.format(n=native)), spec) for name, (_, spec) in SHOWN.items()]
+    return ["-" if value is None else format(value, spec) for value, spec in values]
 
 
 def publish(folder: Path, runs: Sequence[FinishedRun]) -> None:

@@ -75,8 +75,8 @@ def test_the_projection_counts_every_cost():
             "training": 1.25 * 100 * 4,
             "validation": 1.0 * 10 * 4,
             "checkpoints": 6 * 4,
-            "scoring": (3 + 2) * 30,  # the mean image's as well
-            "sum": 13 + 36 + 500 + 40 + 24 + 150,
+            "scoring": 3 * 30,
+            "sum": 13 + 36 + 500 + 40 + 24 + 90,
         }
     )
 

@@ -24,7 +24,7 @@ def half_done(sweep, tmp_path):
     [
         ("optimizer.lr=0.1", "optimizer.lr=0.001, not 0.1"),
         ("seed=1", "seed=0, not 1"),
-        ("loss=l1", "loss._target_=inversion.losses.MSELoss, not torch.nn.L1Loss"),
+        ("loss=l1", "loss._target_=inversion.losses.MSELoss, not inversion.losses.L1Loss"),
         ("data.seed=1", "another draw of images"),
         ("encoder.seed=1", "other encoder weights"),
     ],

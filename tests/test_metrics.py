@@ -4,7 +4,14 @@ import pytest
 import torch
 
 from inversion import pixels
-from inversion.metrics import MAX_PSNR, FinalMetrics, mean_pairwise_distance, mean_squared_errors, quick_metrics
+from inversion.metrics import (
+    MAX_PSNR,
+    FeatureMetrics,
+    FinalMetrics,
+    mean_pairwise_distance,
+    mean_squared_errors,
+    quick_metrics,
+)
 
 
 def native_images(number=12, size=64):
@@ -100,3 +107,38 @@ def test_images_of_one_colour_break_nothing(value):
     result = metrics.compute()
     assert math.isnan(result.pop("normalized_error"))  # all images are the same: there is no distance to divide by
     assert all(math.isfinite(number) for number in result.values())
+
+
+def feature_metrics(features, truth, logits=None, true_logits=None, size=4):
+    metrics = FeatureMetrics()
+    true_logits = torch.eye(len(truth)) if true_logits is None else true_logits
+    logits = true_logits if logits is None else logits
+    for batch in zip(*(tensor.split(size) for tensor in (features, truth, logits, true_logits)), strict=True):
+        metrics.update(*batch)
+    return metrics.compute()
+
+
+def test_feature_error_is_the_distance_beside_the_features_spread():
+    generator = torch.Generator().manual_seed(0)
+    # As those of an untrained network's fc8: they vary little around a common value.
+    truth = 0.01 + 0.0004 * torch.randn(12, 5, 2, 2, generator=generator)
+    features = truth + 0.0002 * torch.randn(truth.shape, generator=generator)
+    spread = (truth - truth.mean(0)).square().sum()
+    expected = math.sqrt((features - truth).square().sum() / spread)
+    assert feature_metrics(features, truth)["feature_error"] == pytest.approx(expected, rel=1e-3)
+    assert feature_metrics(truth, truth)["feature_error"] == 0
+    assert feature_metrics(truth.mean(0).expand_as(truth), truth)["feature_error"] == pytest.approx(1, rel=1e-3)
+
+
+def test_one_reconstruction_may_stand_for_all_images():
+    truth, one = torch.rand(4, 6), torch.rand(1, 6)
+    logits, true_logits = torch.tensor([[0.0, 1.0]]), torch.tensor([[0.0, 1.0], [2.0, 1.0], [0.0, 3.0], [1.0, 5.0]])
+    metrics = FeatureMetrics()
+    metrics.update(one, truth, logits, true_logits)
+    assert metrics.compute()["top1_agreement"] == 0.75
+    expanded = feature_metrics(one.expand(4, -1), truth, logits.expand(4, -1), true_logits)
+    assert metrics.compute() == pytest.approx(expanded)
+
+
+def test_a_single_image_has_no_spread():
+    assert math.isnan(feature_metrics(torch.ones(1, 3), torch.zeros(1, 3))["feature_error"])
