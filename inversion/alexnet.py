@@ -43,6 +43,8 @@ TAPS = {
     "fc8": Tap("classifier.6", (1000,)),
 }
 """Every layer that can be inverted, in the network's order."""
+LAST_LAYER = list(TAPS)[-1]
+"""Whose features are the logits."""
 
 IMAGENET_MEAN = [0.485, 0.456, 0.406]
 IMAGENET_STD = [0.229, 0.224, 0.225]
@@ -68,8 +70,7 @@ class Encoder(nn.Module):
         super().__init__()
         if layer not in TAPS:
             raise InputError(f"layer={layer}: AlexNet has no such layer; choose one of {', '.join(TAPS)}.")
-        if input_stats not in ("published", "imagenet"):
-            raise InputError(f"encoder.input_stats={input_stats}: choose 'published' (0.5, 0.5) or 'imagenet'.")
+        check_input_stats("encoder.input_stats", input_stats)
         self.layer = layer
         self.weights = str(weights)
         self.input_stats = input_stats
@@ -123,8 +124,7 @@ class Encoder(nn.Module):
         Args:
             images: (B, 3, 227, 227) in [-1, 1].
         """
-        if self.input_stats == "imagenet":
-            images = transforms.normalize(images * 0.5 + 0.5, IMAGENET_MEAN, IMAGENET_STD)
+        images = with_input_stats(images, self.input_stats)
         taps = {_name(TAPS[layer].module): layer for layer in layers}
         found = {}
         with torch.autocast(images.device.type, enabled=False):
@@ -134,6 +134,21 @@ class Encoder(nn.Module):
                 if name in taps:
                     found[taps[name]] = x
         return found
+
+
+def check_input_stats(name: str, value: str) -> None:
+    """Raises InputError unless it is one that `with_input_stats` knows."""
+    if value not in ("published", "imagenet"):
+        raise InputError(f"{name}={value}: choose 'published' (0.5, 0.5) or 'imagenet'.")
+
+
+def with_input_stats(images: Tensor, input_stats: str) -> Tensor:
+    """What an AlexNet is fed: images (B, 3, 227, 227) in [-1, 1] as they are (`published`), or normalised by ImageNet's mean
+    and standard deviation (`imagenet`).
+    """
+    if input_stats == "published":
+        return images
+    return transforms.normalize(images * 0.5 + 0.5, IMAGENET_MEAN, IMAGENET_STD)
 
 
 def cut(network: AlexNet, last: str) -> nn.Sequential:

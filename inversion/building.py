@@ -2,6 +2,7 @@
 
 import shutil
 import warnings
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -10,7 +11,7 @@ from hydra.errors import InstantiationException
 from hydra.utils import instantiate
 from lightning import LightningModule, Trainer
 from lightning.pytorch.callbacks import ModelCheckpoint
-from omegaconf import DictConfig
+from omegaconf import DictConfig, OmegaConf
 from torch.optim.lr_scheduler import ReduceLROnPlateau
 
 from inversion import checkpoints
@@ -42,18 +43,19 @@ def build(name: str, config: DictConfig, **arguments: Any) -> Any:
         raise InputError(f"The options of {name} can't be used ({reason}): see conf/{name} for what they may be.") from error
 
 
-def build_trainer(config: DictConfig, folder: Path) -> Trainer:
+def build_trainer(config: DictConfig, folder: Path, needed: Sequence[str] = (checkpoints.BEST, checkpoints.LAST)) -> Trainer:
     """The trainer of a run, with its callbacks.
 
     Args:
         config: the whole config.
         folder: the run's.
+        needed: the checkpoints that it can't do without.
 
     Raises:
         InputError: options that are refused, or would leave no checkpoint to score.
     """
     callbacks = {name: one for name, one in build("callbacks", config.callbacks).items() if one is not None}
-    for name in (checkpoints.BEST, checkpoints.LAST):
+    for name in needed:
         callback = callbacks.get(name)
         place = checkpoints.path_of(folder.resolve(), name)  # as ModelCheckpoint has it
         if not isinstance(callback, ModelCheckpoint) or Path(callback.dirpath or "") / f"{callback.filename}.ckpt" != place:
@@ -78,7 +80,8 @@ def build_trainer(config: DictConfig, folder: Path) -> Trainer:
             "The trainer's options leave no validated checkpoint: fast_dev_run, limit_train_batches=0, limit_val_batches=0 "
             "and check_val_every_n_epoch > max_epochs can't be used; trainer.max_epochs=1 is the shortest run."
         )
-    if trainer.precision == "16-mixed" and trainer.gradient_clip_val and config.optimizer.get("fused"):
+    fused = OmegaConf.select(config, "optimizer.fused")
+    if trainer.precision == "16-mixed" and trainer.gradient_clip_val and fused:
         raise InputError(
             "trainer.gradient_clip_val in 16-mixed precision needs an optimiser that isn't fused: optimizer.fused=false."
         )

@@ -127,6 +127,7 @@ SHOWN = {
     "train/loss": "train loss {:.5f}",
     "val/loss": "val loss {:.5f}",
     "val/psnr": "val PSNR {:.2f} dB",
+    "val/top1": "val top-1 {:.1%}",
     "train/images_per_second": "{:.0f} images/s",
 }
 """What the line per epoch says, where it was logged."""

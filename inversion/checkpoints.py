@@ -1,6 +1,6 @@
 """Checkpoints: written whole or not at all, read without running code, gone on from only by the run they belong to."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -29,11 +29,22 @@ DECISIVE = (
     "encoder.input_stats",
     "data.batch_size",
     "data.shuffle_seed",
+    "data.flip",
     "data.native_size",
     "data.feature_type",
     "trainer.precision",
 )
-"""Options a run can't change on its way. `trainer.max_epochs` may grow, and folders may move."""
+"""Options a decoder's run can't change on its way. `trainer.max_epochs` may grow, and folders may move."""
+DECISIVE_OF_ENCODER = (
+    "classifier",
+    "seed",
+    "data.batch_size",
+    "data.flip",
+    "data.native_size",
+    "trainer.max_epochs",
+    "trainer.precision",
+)
+"""The same of an encoder's, whose learning rate has one cycle over all epochs."""
 
 
 class WholeCheckpoints(TorchCheckpointIO):
@@ -49,13 +60,13 @@ def path_of(folder: Path, name: str) -> Path:
     return folder / "checkpoints" / f"{name}.ckpt"
 
 
-def record(config: DictConfig, precision: str, split: Split, encoder: Encoder) -> dict[str, Any]:
+def record(config: DictConfig, precision: str, split: Split, encoder: Encoder | None = None) -> dict[str, Any]:
     """What a checkpoint says of its run: the resolved config with the precision that it came to, and hashes of the split and
-    of the encoder's weights.
+    of the encoder's weights, if it has one.
     """
     resolved: Any = OmegaConf.to_container(config, resolve=True)
     resolved["trainer"]["precision"] = precision
-    return {"format": FORMAT, "config": resolved, "split": split.digest, "encoder": encoder.digest}
+    return {"format": FORMAT, "config": resolved, "split": split.digest, "encoder": encoder and encoder.digest}
 
 
 def read(path: Path) -> dict[str, Any]:
@@ -75,19 +86,20 @@ def read(path: Path) -> dict[str, Any]:
     return content
 
 
-def check_goes_on(path: Path, now: Mapping[str, Any]) -> None:
+def check_goes_on(path: Path, now: Mapping[str, Any], decisive: Sequence[str] = DECISIVE) -> None:
     """Checks that the run to come is the one that wrote the checkpoint.
 
     Args:
         path: the checkpoint to go on from.
         now: the `record` of the run to come.
+        decisive: the options that must be the same.
 
     Raises:
         InputError: a decisive option, the split or the encoder's weights differ; or what `read` raises.
     """
     before = read(path)[RECORD]
     advice = "give another hydra.run.dir (hydra.sweep.dir for a sweep), or delete that folder to start anew"
-    for key in DECISIVE:
+    for key in decisive:
         then, here = (OmegaConf.select(OmegaConf.create(r["config"]), key) for r in (before, now))
         if then != here:
             raise InputError(f"{path.parents[1]} holds a run with {_difference(key, then, here)}: {advice}.")

@@ -19,6 +19,8 @@ from inversion.sweep import parse
 
 MAY_BE_NULL = ("data.classes",)
 """Numbers by default, where null has a meaning of its own."""
+MAY_BE_WORDS = {"data.classes": ("present",)}
+"""Numbers by default, where these words have a meaning of their own."""
 MAY_BE_EMPTY = ("experiment",)
 """Groups of which none need be chosen."""
 REPLACEABLE = ("optimizer", "scheduler", "loss", "trainer", "callbacks")
@@ -125,7 +127,7 @@ def _check_value(override: Override, config: DictConfig) -> None:
     }
     types, words = expected.get(type(known), ((object,), ""))
     is_odd = not isinstance(value, types) or (isinstance(value, bool) and words and type(known) is not bool)
-    if is_odd and not (value is None and key in MAY_BE_NULL):
+    if is_odd and not (value is None and key in MAY_BE_NULL) and value not in MAY_BE_WORDS.get(key, ()):
         raise InputError(f"{_text(override)}: {key} must be {words}.")
 
 

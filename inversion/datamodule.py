@@ -1,6 +1,7 @@
 """The LightningDataModules: a split's images decoded once, held as bytes, and handed out in whole batches."""
 
 import logging
+import random
 from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -30,6 +31,9 @@ SMALLEST = 16
 """Smallest native size in pixels; SSIM's window is 11 wide."""
 
 
+MIRRORED = "mirrored train"
+
+
 class Batch(NamedTuple):
     """What the loaders give out."""
 
@@ -37,6 +41,8 @@ class Batch(NamedTuple):
     """uint8 (B, 3, n, n) from the loader; float (B, 3, n, n) in [-1, 1] once on the device: native, not yet resized."""
     features: Tensor | None
     """The encoder's features of these images, float (B, *feature_shape), where they are cached; else None."""
+    labels: Tensor
+    """int64 (B,): each image's class, as its place in the split's classes."""
 
 
 class ImageDataModule(LightningDataModule):
@@ -47,7 +53,9 @@ class ImageDataModule(LightningDataModule):
 
     Args:
         batch_size: images per batch, of every loader.
-        shuffle_seed: of the training order, which depends on it and the epoch alone.
+        shuffle_seed: of the training order and the flips, which depend on it and the epoch alone.
+        flip: whether each training image is shown mirrored, left for right, in half of the epochs; its mirrored features are
+            cached as well.
         native_size: side in pixels at which images are held; None takes the median shorter side of (a thousand of) the
             training images, within 16 to 227. An image of another size is resized (shorter side) and cropped to its middle.
         cache: folder for decoded images and features, see `Cache`. None holds images in memory, and no features.
@@ -60,6 +68,7 @@ class ImageDataModule(LightningDataModule):
         self,
         batch_size: int = 64,
         shuffle_seed: int = 0,
+        flip: bool = False,
         native_size: int | None = None,
         cache: str | None = None,
         feature_type: str = "float16",
@@ -81,6 +90,7 @@ class ImageDataModule(LightningDataModule):
             raise InputError(f"data.resident={resident} must lie in [0, 1).")
         self.batch_size = batch_size
         self.shuffle_seed = shuffle_seed
+        self.flip = flip
         self._native_size = native_size
         self.cache = None if cache is None else Cache(expand(cache))
         self.feature_type = feature_type
@@ -141,9 +151,17 @@ class ImageDataModule(LightningDataModule):
             self._entries[part] = Entry(f"{part} images", key, shape, "uint8")
         return self._entries[part]
 
+    @property
+    def _encoded(self) -> tuple[str, ...]:
+        """The parts whose features are cached."""
+        return ("train", "val", MIRRORED) if self.flip else ("train", "val")
+
     def _feature_entry(self, part: str, encoder: Encoder, layer: str) -> Entry:
-        key = {"images": self._entry(part).digest, "encoder": encoder.digest_of(layer)}
-        shape = (len(self.split.files(part)), *encoder.shape_of(layer))
+        source = "train" if part == MIRRORED else part
+        key = {"images": self._entry(source).digest, "encoder": encoder.digest_of(layer)}
+        if part == MIRRORED:
+            key["mirrored"] = "left for right"
+        shape = (len(self.split.files(source)), *encoder.shape_of(layer))
         return Entry(f"{layer} {part} features", key, shape, self.feature_type)
 
     def can_cache(self, encoder: Encoder) -> bool:
@@ -153,11 +171,12 @@ class ImageDataModule(LightningDataModule):
 
     def has_features(self, encoder: Encoder) -> bool:
         """Whether the encoder's features of training and validation images lie in the cache."""
-        entries = [self._feature_entry(part, encoder, encoder.layer) for part in ("train", "val")]
+        entries = [self._feature_entry(part, encoder, encoder.layer) for part in self._encoded]
         return self.cache is not None and self.cache.holds(entries)
 
     def cache_features(self, encoder: Encoder, layers: Sequence[str], device: torch.device) -> None:
-        """Has the loaders give out `layers[0]`'s features of the training and validation images, computed once.
+        """Has the loaders give out `layers[0]`'s features of the training (with `flip` also mirrored) and validation images,
+        computed once.
 
         Those of the other layers are computed in the same pass and left in the cache for the runs that will want them.
         Does nothing without a cache, and says so where the features would take too much room.
@@ -171,7 +190,7 @@ class ImageDataModule(LightningDataModule):
         """
         if self.cache is None:
             return
-        parts = ("train", "val")
+        parts = self._encoded
         self.setup("fit")  # the cache is locked while it is filled
         entries = {(part, layer): self._feature_entry(part, encoder, layer) for layer in layers for part in parts}
         own = [entries[part, layers[0]] for part in parts]
@@ -197,11 +216,13 @@ class ImageDataModule(LightningDataModule):
 
     @torch.no_grad()
     def _encode(self, part: str, encoder: Encoder, arrays: Mapping[str, np.ndarray], device: torch.device) -> None:
-        images = self.images(part)
+        images = self.images("train" if part == MIRRORED else part)
         with tqdm(total=len(images), desc=f"Encoding {part} images", unit="image", leave=False, disable=None) as bar:
             for i in range(0, len(images), self.batch_size):
                 chunk = slice(i, i + self.batch_size)
-                for layer, features in encoder.features(to_input(images[chunk].to(device)), list(arrays)).items():
+                native = images[chunk].to(device)
+                native = native.flip(-1) if part == MIRRORED else native
+                for layer, features in encoder.features(to_input(native), list(arrays)).items():
                     stored = features.to(getattr(torch, self.feature_type)).cpu()
                     if not stored.isfinite().all():
                         raise InputError(
@@ -222,11 +243,11 @@ class ImageDataModule(LightningDataModule):
         """Moves training and validation data to a GPU where they fit, so that batches need no copying."""
         if device.type != "cuda":
             return
-        held = [store[part] for store in (self._images, self._features) for part in ("train", "val") if part in store]
+        held = [store[part] for store in (self._images, self._features) for part in self._encoded if part in store]
         free, _ = torch.cuda.mem_get_info(device)
         if sum(tensor.nbytes for tensor in held) <= self.resident * free:
             for store in (self._images, self._features):
-                store.update({part: store[part].to(device) for part in ("train", "val") if part in store})
+                store.update({part: store[part].to(device) for part in self._encoded if part in store})
 
     def mean_image(self) -> Tensor:
         """The training set's mean image, native: float (3, native_size, native_size) in [-1, 1]."""
@@ -250,21 +271,28 @@ class ImageDataModule(LightningDataModule):
         self.images("val")
 
     def train_dataloader(self) -> DataLoader[Batch]:
-        """Shuffled anew each epoch. A last batch of one image is dropped, since batch normalisation needs two."""
-        images = ImageSet(self.images("train"), self._features.get("train"))
+        """Shuffled, and with `flip` mirrored, anew each epoch. A last batch of one image is dropped, since batch normalisation
+        needs two.
+        """
+        images = ImageSet(
+            self.images("train"), self.split.labels("train"), self._features.get("train"), self._features.get(MIRRORED)
+        )
         if len(images) < 2:
             raise InputError("Training needs at least 2 images: give more data, or lower the held-out part.")
-        # On one device a "distributed" sampler is a shuffle by (seed, epoch) alone, so a resumed run repeats it.
-        sampler = DistributedSampler[Batch](images, num_replicas=1, rank=0, seed=self.shuffle_seed)
+        sampler = Shuffle(images, self.shuffle_seed, self.flip)
         return self._loader(images, sampler=sampler, drop_last=len(images) % self.batch_size == 1)
 
     def val_dataloader(self) -> DataLoader[Batch]:
         """The validation images in the split's order."""
-        return self._loader(ImageSet(self.images("val"), self._features.get("val")))
+        return self._loader(ImageSet(self.images("val"), self.split.labels("val"), self._features.get("val")))
+
+    def test_dataloader(self) -> DataLoader[Batch]:
+        """The test images in the split's order."""
+        return self.loader("test")
 
     def loader(self, part: str) -> DataLoader[Batch]:
         """The images of `train`, `val` or `test` in the split's order, without features."""
-        return self._loader(ImageSet(self.images(part)))
+        return self._loader(ImageSet(self.images(part), self.split.labels(part)))
 
     def _loader(self, images: "ImageSet", **options: object) -> DataLoader[Batch]:
         # No workers: taking a batch out of a tensor is quicker than handing it between processes.
@@ -281,11 +309,22 @@ def to_input(images: Tensor) -> Tensor:
 
 
 class ImageSet(Dataset[Batch]):
-    """Images (N, 3, n, n), uint8, and their features if cached; gives out whole batches at once."""
+    """Images (N, 3, n, n), uint8, and their features if cached; gives out whole batches at once.
 
-    def __init__(self, images: Tensor, features: Tensor | None = None) -> None:
+    Index N + i is image i mirrored, left for right.
+    """
+
+    def __init__(
+        self,
+        images: Tensor,
+        labels: Sequence[int],
+        features: Tensor | None = None,
+        mirrored_features: Tensor | None = None,
+    ) -> None:
         self.images = images
+        self.labels = torch.tensor(labels, device=images.device)
         self.features = features
+        self.mirrored_features = mirrored_features
 
     def __len__(self) -> int:
         return len(self.images)
@@ -294,8 +333,38 @@ class ImageSet(Dataset[Batch]):
         return self.__getitems__([index])
 
     def __getitems__(self, indices: list[int]) -> Batch:
+        number = len(self.images)
         chosen = torch.tensor(indices, device=self.images.device)
-        return Batch(self.images[chosen], None if self.features is None else self.features[chosen])
+        mirrored = torch.tensor(
+            [i for i, index in enumerate(indices) if index >= number], device=chosen.device, dtype=torch.long
+        )
+        chosen %= number
+        images = self.images[chosen]
+        images[mirrored] = images[mirrored].flip(-1)
+        features = None if self.features is None else self.features[chosen]
+        if features is not None and self.mirrored_features is not None:
+            features[mirrored] = self.mirrored_features[chosen[mirrored]]
+        return Batch(images, features, self.labels[chosen])
+
+
+class Shuffle(DistributedSampler[int]):
+    """The training order, which depends on (seed, epoch) alone, so that a resumed run repeats it: what a "distributed"
+    sampler gives on one device.
+
+    Args:
+        images: to draw from.
+        seed: see above.
+        flip: whether half of the images, drawn anew each epoch, are mirrored.
+    """
+
+    def __init__(self, images: ImageSet, seed: int, flip: bool) -> None:
+        super().__init__(images, num_replicas=1, rank=0, seed=seed)
+        self.number = len(images)
+        self.flip = flip
+
+    def __iter__(self) -> Iterator[int]:
+        coin = random.Random(f"{self.seed} {self.epoch}")
+        return (index + self.number * (self.flip and coin.getrandbits(1)) for index in super().__iter__())
 
 
 def _whole(batch: Batch) -> Batch:
@@ -367,7 +436,7 @@ class TinyImageNet(ImageDataModule):
         root: folder that holds Tiny ImageNet, or will hold it.
         archive: a zip to extract into `root` if nothing is there.
         url, md5: where the archive is downloaded from if `root` is empty and no archive is given, and its checksum.
-        classes: how many classes to draw; None takes all.
+        classes: how many classes to draw; None takes all, `present` those whose train images are there.
         val_per_class: train images of each class set aside for validation.
         seed: of both draws.
         **loading: see `ImageDataModule`.
@@ -379,7 +448,7 @@ class TinyImageNet(ImageDataModule):
         archive: str | None = None,
         url: str = "https://cs231n.stanford.edu/tiny-imagenet-200.zip",
         md5: str = "90528d7ca1a48142e341f4ef8d21d0de",
-        classes: int | None = 20,
+        classes: int | str | None = 20,
         val_per_class: int = 50,
         seed: int = 0,
         **loading: float | None,

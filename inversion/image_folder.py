@@ -35,6 +35,7 @@ def read_split(root: Path, classes: int | None, val_fraction: float, test_fracti
         raise InputError(f"data.root={root} holds no images ({', '.join(IMG_EXTENSIONS)}).")
     drawn = draw_classes(list(by_class), classes, seed)
     parts: dict[str, list[str]] = {"train": [], "val": [], "test": []}
+    class_of = {file: key for key in drawn for file in by_class[key]}
     for key in drawn:
         files = by_class[key]
         if len(files) < 3:
@@ -51,7 +52,7 @@ def read_split(root: Path, classes: int | None, val_fraction: float, test_fracti
         "val_fraction": val_fraction,
         "test_fraction": test_fraction,
     }
-    return Split(root.resolve(), names_of_classes, **parts, drawn_by=drawn_by)
+    return Split(root.resolve(), names_of_classes, **parts, drawn_by=drawn_by, class_of=class_of)
 
 
 def _images(root: Path) -> Iterator[Path]:

@@ -23,10 +23,17 @@ class Split:
     test: list[str]
     drawn_by: dict[str, object] = field(default_factory=dict)
     """The options that drew it, for the record."""
+    class_of: dict[str, str] = field(default_factory=dict)
+    """File -> class id."""
 
     def files(self, part: str) -> list[str]:
         """The files of `train`, `val` or `test`."""
         return {"train": self.train, "val": self.val, "test": self.test}[part]
+
+    def labels(self, part: str) -> list[int]:
+        """Each file's class, as its place in `classes`."""
+        places = {key: i for i, key in enumerate(self.classes)}
+        return [places[self.class_of[file]] for file in self.files(part)]
 
     @property
     def digest(self) -> str:
@@ -46,14 +53,17 @@ class Split:
         write_whole(path, json.dumps(content, indent=1).encode())
 
 
-def draw_classes(ids: Sequence[str], number: int | None, seed: int) -> list[str]:
+def draw_classes(ids: Sequence[str], number: int | str | None, seed: int) -> list[str]:
     """`number` of the ids (None: all), drawn by `seed`, sorted; the draw doesn't depend on the ids' order.
 
     Raises:
         InputError: fewer ids than asked for, or a `number` or `seed` that is no whole number.
     """
-    if number is not None and not _is_whole(number):
-        raise InputError(f"data.classes={number} must be a whole number, or null to take all classes.")
+    if number is not None and (isinstance(number, str) or not _is_whole(number)):
+        raise InputError(
+            f"data.classes={number} must be a whole number, or null to take all classes (or, of Tiny ImageNet, present, to "
+            "take those whose images are there)."
+        )
     if not _is_whole(seed):
         raise InputError(f"data.seed={seed} must be a whole number.")
     ids = sorted(ids)

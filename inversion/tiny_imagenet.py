@@ -28,6 +28,7 @@ from inversion.split import Split, check_disjoint, draw_classes, hold_out
 log = logging.getLogger(__name__)
 
 FOLDER = "tiny-imagenet-200"
+PRESENT = "present"
 WANTED = ("wnids.txt", "words.txt", "train", "val")
 
 
@@ -230,12 +231,12 @@ def _wanted_members(file: zipfile.ZipFile, archive: Path) -> list[tuple[zipfile.
     return members
 
 
-def read_split(root: Path, classes: int | None, val_per_class: int, seed: int) -> Split:
+def read_split(root: Path, classes: int | str | None, val_per_class: int, seed: int) -> Split:
     """Draws the classes and splits their images: train and val from the train set, test is the official validation set.
 
     Args:
         root: Tiny ImageNet's folder.
-        classes: how many to draw of those in `wnids.txt`; None takes all.
+        classes: how many to draw of those in `wnids.txt`; None takes all, `PRESENT` those whose train images are there.
         val_per_class: train images of each class that are set aside for validation.
         seed: of both draws.
 
@@ -244,7 +245,10 @@ def read_split(root: Path, classes: int | None, val_per_class: int, seed: int) -
     """
     ids = _read_lines(root / "wnids.txt")
     names = dict(line.split("\t", 1) for line in _read_lines(root / "words.txt") if "\t" in line)
-    drawn = draw_classes(ids, classes, seed)
+    if classes == PRESENT:
+        with _reading(root / "train", "data.root"):
+            ids = [wnid for wnid in ids if (root / "train" / wnid / "images").is_dir()]
+    drawn = draw_classes(ids, None if classes == PRESENT else classes, seed)
     named = {wnid: names.get(wnid, wnid).split(",")[0] for wnid in drawn}
     with _reading(root / "train", "data.root"):
         missing = [wnid for wnid in drawn if not (root / "train" / wnid / "images").is_dir()]
@@ -256,24 +260,27 @@ def read_split(root: Path, classes: int | None, val_per_class: int, seed: int) -
         )
     train: list[str] = []
     val: list[str] = []
+    class_of: dict[str, str] = {}
     for wnid in drawn:
         images = [name for name in _listed(root / "train" / wnid / "images") if _is_image(name)]
         kept, held = hold_out(images, val_per_class, seed, wnid)
         train += [f"train/{wnid}/images/{name}" for name in kept]
         val += [f"train/{wnid}/images/{name}" for name in held]
-    test = [f"val/images/{name}" for name in _test_images(root / "val", named)]
+        class_of |= {f"train/{wnid}/images/{name}": wnid for name in images}
+    class_of |= {f"val/images/{name}": wnid for name, wnid in _test_images(root / "val", named).items()}
+    test = [file for file in class_of if file.startswith("val/")]
     check_disjoint({"train": train, "val": val, "test": test})
     drawn_by: dict[str, object] = {"seed": seed, "classes": classes, "val_per_class": val_per_class}
-    return Split(root, named, train, val, test, drawn_by)
+    return Split(root, named, train, val, test, drawn_by, class_of)
 
 
-def _test_images(folder: Path, classes: Container[str]) -> list[str]:
-    """Names of the official validation images of these classes, sorted."""
+def _test_images(folder: Path, classes: Container[str]) -> dict[str, str]:
+    """The official validation images of these classes: name -> class, sorted by name."""
     annotations = folder / "val_annotations.txt"
     labels = [line.split("\t") for line in _read_lines(annotations)]
     if any(len(label) < 2 for label in labels):
         raise InputError(f"{annotations} is damaged (a line without a tab): extract the data again.")
-    names = sorted(label[0] for label in labels if label[1] in classes)
+    names = dict(sorted((label[0], label[1]) for label in labels if label[1] in classes))
     if paths := [name for name in names if PureWindowsPath(name).name != name or name == ".."]:  # knows / and \ and C:
         raise InputError(f"{annotations} is damaged ({paths[0]!r} is no bare file name): extract the data again.")
     listed = set(_listed(folder / "images"))

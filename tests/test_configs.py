@@ -80,9 +80,11 @@ def test_losses_optimiser_scheduler_and_callbacks_build():
     pretend_to_run(config)
     for loss in (path.stem for path in (CONF / "loss").glob("*.yaml")):
         images = torch.rand(2, 3, 227, 227)
-        assert build("loss", composed(f"loss={loss}").loss)(images, images) == 0
-    optimizer = build("optimizer", config.optimizer)(nn.Linear(1, 1).parameters())
-    assert build("scheduler", config.scheduler)(optimizer)
+        assert build("loss", composed(f"loss={loss}", "encoder.weights=random").loss)(images, images) == 0
+    for name in (path.stem for path in (CONF / "optimizer").glob("*.yaml")):
+        optimizer = build("optimizer", composed(f"optimizer={name}").optimizer)(nn.Linear(1, 1).parameters())
+    for name in (path.stem for path in (CONF / "scheduler").glob("*.yaml")):
+        assert build("scheduler", composed(f"scheduler={name}").scheduler)(optimizer)
     assert len(build("callbacks", config.callbacks)) == len(config.callbacks)
 
 

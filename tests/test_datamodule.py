@@ -177,6 +177,47 @@ def test_one_pass_caches_the_features_of_several_layers(cached, monkeypatch):
             assert torch.allclose(batch.features.float(), encoder(to_input(batch.images)), rtol=2e-3, atol=2e-3)
 
 
+def shown(data, epoch):
+    """Each training image of an epoch by its file's number, and whether it came mirrored; checks its features on the way."""
+    loader = data.train_dataloader()
+    loader.sampler.set_epoch(epoch)
+    upright = {image.numpy().tobytes(): i for i, image in enumerate(data.images("train"))}
+    mirrored = {image.flip(-1).numpy().tobytes(): i for i, image in enumerate(data.images("train"))}
+    assert not set(upright) & set(mirrored)
+    found = []
+    for batch in loader:
+        for image in batch.images:
+            key = image.numpy().tobytes()
+            found.append((upright.get(key, mirrored.get(key)), key in mirrored))
+    return found
+
+
+def test_half_of_the_images_are_mirrored_anew_each_epoch(cached):
+    data = cached(flip=True, shuffle_seed=3)
+    epochs = [shown(data, epoch) for epoch in range(8)]
+    number = len(data.images("train"))
+    for epoch in epochs:
+        assert sorted(index for index, _ in epoch) == list(range(number))
+    assert 0.3 < sum(mirrored for epoch in epochs for _, mirrored in epoch) / (8 * number) < 0.7
+    assert len({tuple(sorted(epoch)) for epoch in epochs}) > 4
+    assert shown(cached(flip=True, shuffle_seed=3), 5) == epochs[5]  # a resumed run's
+    assert not any(mirrored for _, mirrored in shown(cached(), 0))
+
+
+def test_mirrored_images_come_with_their_own_features(cached):
+    encoder = Encoder("fc8", "random")
+    data = cached(flip=True, feature_type="float32")
+    data.cache_features(encoder, ["conv2", "fc8"], torch.device("cpu"))
+    data.cache_features(encoder, ["fc8"], torch.device("cpu"))
+    assert data.has_features(Encoder("conv2", "random")) and cached(feature_type="float32").has_features(encoder)
+    for epoch in range(2):
+        loader = data.train_dataloader()
+        loader.sampler.set_epoch(epoch)
+        for batch in loader:
+            assert torch.allclose(batch.features, encoder(to_input(batch.images)), rtol=1e-3, atol=1e-4)
+    assert data.split.train and not cached(flip=True).has_features(encoder)  # float16's
+
+
 @pytest.mark.parametrize(
     "other",
     [

@@ -1,0 +1,93 @@
+"""Trains AlexNet as a classifier on the classes that are on disk; what it writes is an `encoder.weights`.
+
+python experiments/train_encoder.py
+python experiments/train_encoder.py data.archive=PATH trainer.max_epochs=60
+
+It learns from the train images less those that the decoders are validated on (with the same `data.seed` and
+`data.val_per_class`), is validated on these, and at the end scored on the official validation images. Into its folder go
+`alexnet.pt`, a plain state dict of torchvision's AlexNet, `metrics.json`, `split.json`, `tensorboard/`, and
+`checkpoints/last.ckpt`, from which the same command with the same `hydra.run.dir` goes on.
+"""
+
+import logging
+import sys
+import time
+import warnings
+from pathlib import Path
+
+import hydra
+import lightning
+import torch
+from lightning.pytorch.loggers import TensorBoardLogger
+from omegaconf import DictConfig, OmegaConf
+
+from inversion import REPOSITORY, checkpoints, command_line, runs, sweep
+from inversion.building import build, build_trainer
+from inversion.errors import InputError
+from inversion.files import whole_file
+from inversion.provenance import provenance
+
+log = logging.getLogger(__name__)
+CONF = REPOSITORY / "conf"
+WEIGHTS = "alexnet.pt"
+sweep.register_resolvers()
+
+
+def train_encoder(cfg: DictConfig, folder: Path) -> None:
+    """One training, from its config to `alexnet.pt`."""
+    logging.getLogger("lightning.pytorch").setLevel(logging.WARNING)
+    warnings.filterwarnings("ignore", message=".*does not have many workers.*")
+    warnings.filterwarnings("ignore", message=".*exists and is not empty.*")  # a run that goes on
+    warnings.filterwarnings("ignore", message=".*isinstance.treespec, LeafSpec.*")
+    started = time.perf_counter()
+    if runs.is_finished(folder):
+        log.info(f"{folder} holds a finished run: give another hydra.run.dir, or delete it to run again.")
+        return
+    log.info(f"Encoder: {folder}")
+    lightning.seed_everything(cfg.seed, workers=True, verbose=False)
+    trainer = build_trainer(cfg, folder, needed=[checkpoints.LAST])
+    datamodule = build("data", cfg.data)
+    datamodule.prepare_data()
+    datamodule.setup("fit")
+    datamodule.images("test")  # a broken test image is better found now than after the training
+    split = datamodule.split
+    log.info(f"{len(split.train)} train, {len(split.val)} val, {len(split.test)} test images of {len(split.classes)} classes")
+    record = checkpoints.record(cfg, trainer.precision, split)
+    last = checkpoints.path_of(folder, checkpoints.LAST)
+    if last.is_file():
+        checkpoints.check_goes_on(last, record, checkpoints.DECISIVE_OF_ENCODER)
+        log.info(f"Going on from {last}")
+    model = build("classifier", cfg.classifier, classes=len(split.classes))
+    model.record = record  # as an argument its own targets would be built
+    split.save(folder / "split.json")
+    logger = TensorBoardLogger(folder, name="", version="tensorboard", default_hp_metric=False)
+    logger.experiment.add_text("config", f"```yaml\n{OmegaConf.to_yaml(record['config'])}```")
+    trainer.logger = logger
+    trainer.fit(model, datamodule=datamodule, ckpt_path=last if last.is_file() else None, weights_only=True)
+
+    metrics = {}
+    for part, score in (("val", trainer.validate), ("test", trainer.test)):
+        (scores,) = score(model, datamodule=datamodule, verbose=False)
+        metrics[part] = {name.removeprefix(f"{part}/"): value for name, value in scores.items()}
+    with whole_file(folder / WEIGHTS) as file:
+        torch.save(model.network.state_dict(), file)
+    classes = [{"id": key, "name": name} for key, name in split.classes.items()]
+    told = {"epochs": trainer.current_epoch, "input_stats": cfg.classifier.input_stats, "classes": classes}
+    seconds = round(time.perf_counter() - started, 1)
+    runs.write_metrics(folder, {**metrics, **told, "seconds": seconds, **provenance(trainer.strategy.root_device)})
+    log.info("  ".join(f"{part} top-1 {scores['top1']:.1%} of {len(split.files(part))}" for part, scores in metrics.items()))
+    log.info(f"Weights  {folder / WEIGHTS}")
+    log.info(f"Use      encoder.weights={folder / WEIGHTS} encoder.input_stats={cfg.classifier.input_stats}")
+
+
+@hydra.main(version_base="1.3", config_path=str(CONF), config_name="train_encoder")
+def main(cfg: DictConfig) -> None:
+    sweep.run_job(train_encoder, cfg)
+
+
+if __name__ == "__main__":
+    try:
+        command_line.check(sys.argv[1:], CONF, "train_encoder")
+    except InputError as error:
+        sys.exit(f"error: {error}")
+    main()
