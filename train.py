@@ -85,7 +85,7 @@ def train(cfg: DictConfig, folder: Path) -> dict[str, Any] | None:
         output_size=pixels.INPUT_SIZE,
     )
     standardize = wants_standardized(cfg.standardize, decoder, encoder)
-    record = checkpoints.record(cfg, trainer.precision, datamodule.split, encoder)
+    record = checkpoints.record(cfg, trainer.precision, datamodule.split, datamodule.native_size, encoder)
     last = checkpoints.path_of(folder, checkpoints.LAST)
     if last.is_file():
         checkpoints.check_goes_on(last, record)

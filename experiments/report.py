@@ -19,9 +19,7 @@ sweep.register_resolvers()
 
 def report(cfg: DictConfig, folder: Path) -> None:
     """Writes `samples.png` and `metrics.csv` of the runs into the folder, and prints the table."""
-    given = [cfg.runs] if isinstance(cfg.runs, str) else cfg.runs
-    found = {run.folder.resolve(): run for path in given for run in runs.find(Path(path))}
-    runs.publish(folder, list(found.values()))
+    runs.publish(folder, runs.find_all([cfg.runs] if isinstance(cfg.runs, str) else cfg.runs))
 
 
 @hydra.main(version_base="1.3", config_path=str(CONF), config_name="report")

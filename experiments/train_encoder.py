@@ -52,7 +52,7 @@ def train_encoder(cfg: DictConfig, folder: Path) -> None:
     datamodule.images("test")  # a broken test image is better found now than after the training
     split = datamodule.split
     log.info(f"{len(split.train)} train, {len(split.val)} val, {len(split.test)} test images of {len(split.classes)} classes")
-    record = checkpoints.record(cfg, trainer.precision, split)
+    record = checkpoints.record(cfg, trainer.precision, split, datamodule.native_size)
     last = checkpoints.path_of(folder, checkpoints.LAST)
     if last.is_file():
         checkpoints.check_goes_on(last, record, checkpoints.DECISIVE_OF_ENCODER)

@@ -16,7 +16,7 @@ from inversion.split import Split
 BEST = "best"
 LAST = "last"
 RECORD = "inversion"
-FORMAT = 1
+FORMAT = 2
 """Version of what stands under `RECORD` in a checkpoint."""
 DECISIVE = (
     "layer.name",
@@ -60,13 +60,21 @@ def path_of(folder: Path, name: str) -> Path:
     return folder / "checkpoints" / f"{name}.ckpt"
 
 
-def record(config: DictConfig, precision: str, split: Split, encoder: Encoder | None = None) -> dict[str, Any]:
-    """What a checkpoint says of its run: the resolved config with the precision that it came to, and hashes of the split and
-    of the encoder's weights, if it has one.
+def record(
+    config: DictConfig, precision: str, split: Split, native_size: int, encoder: Encoder | None = None
+) -> dict[str, Any]:
+    """What a checkpoint says of its run: the resolved config with the precision that it came to, the images' native size, and
+    hashes of the split and of the encoder's weights, if it has one.
     """
     resolved: Any = OmegaConf.to_container(config, resolve=True)
     resolved["trainer"]["precision"] = precision
-    return {"format": FORMAT, "config": resolved, "split": split.digest, "encoder": encoder and encoder.digest}
+    return {
+        "format": FORMAT,
+        "config": resolved,
+        "native_size": native_size,
+        "split": split.digest,
+        "encoder": encoder and encoder.digest,
+    }
 
 
 def read(path: Path) -> dict[str, Any]:

@@ -15,7 +15,7 @@ from torch import Tensor
 from inversion.alexnet import TAPS
 from inversion.errors import InputError
 from inversion.figures import samples_figure
-from inversion.files import whole_file, write_whole
+from inversion.files import expand, whole_file, write_whole
 
 log = logging.getLogger(__name__)
 
@@ -92,6 +92,15 @@ def find(folder: Path) -> list[FinishedRun]:
     return runs
 
 
+def find_all(folders: Iterable[str]) -> list[FinishedRun]:
+    """The finished runs of several folders, each once.
+
+    Raises:
+        InputError: one of them holds none.
+    """
+    return list({run.folder.resolve(): run for folder in folders for run in find(expand(folder))}.values())
+
+
 def is_finished(folder: Path) -> bool:
     """Whether the run of this folder came to its end: its metrics are the last thing it writes."""
     return (folder / METRICS_FILE).is_file()
@@ -132,22 +141,25 @@ def write_figures(folder: Path, runs: Sequence[FinishedRun]) -> list[Path]:
     Runs that show other images (another draw of classes) can't share rows; each further set of images gets a figure of its
     own, `samples_2.png` and so on.
     """
-    names = labels(runs)
     groups: dict[tuple[tuple[str, ...], bytes], list[FinishedRun]] = {}
     for run in in_layer_order(runs):
         content = run.samples.originals.numpy().tobytes()
         groups.setdefault((tuple(run.samples.files), content), []).append(run)
     paths = []
     for i, group in enumerate(groups.values()):
-        layers = [run.layer for run in group]
+        names = titles(group)
         columns = {"Original": group[0].samples.originals}
-        for run in group:
-            title = _title(run.layer) if layers.count(run.layer) == 1 else names[run.folder]
-            columns[title] = run.samples.reconstructions
+        columns |= {names[run.folder]: run.samples.reconstructions for run in group}
         paths.append(folder / ("samples.png" if i == 0 else f"samples_{i + 1}.png"))
         with whole_file(paths[-1]) as file:
             samples_figure(columns).save(file, "PNG")
     return paths
+
+
+def titles(runs: Sequence[FinishedRun]) -> dict[Path, str]:
+    """What stands over each run's column: its layer, or its label where several have the same."""
+    names, layers = labels(runs), [run.layer for run in runs]
+    return {run.folder: _title(run.layer) if layers.count(run.layer) == 1 else names[run.folder] for run in runs}
 
 
 def _title(layer: str) -> str:

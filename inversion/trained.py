@@ -1,0 +1,125 @@
+"""A trained run, loaded: images in, reconstructions out.
+
+from inversion.trained import load, read_images
+
+conv5 = load("outputs/<sweep>/conv5")
+images = read_images(["photo.jpg"], conv5.native_size)   # (1, 3, 227, 227) in [-1, 1]
+reconstructions = conv5.reconstruct(images)              # the same shape and range
+"""
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+from omegaconf import OmegaConf
+from torch import Tensor, nn
+
+from inversion import checkpoints, pixels
+from inversion.alexnet import Encoder
+from inversion.building import build
+from inversion.datamodule import read_image, to_input
+from inversion.decoders import Decoder
+from inversion.errors import InputError
+from inversion.files import expand
+from inversion.standardize import Standardize
+
+
+class TrainedRun(nn.Module):
+    """The frozen encoder of a run with its best decoder, in eval mode.
+
+    Args:
+        encoder: cut after the run's layer.
+        decoder: with the weights of the best checkpoint.
+        standardize: what features pass through before the decoder.
+        config: the run's own, resolved.
+    """
+
+    def __init__(self, encoder: Encoder, decoder: Decoder, standardize: nn.Module, config: Mapping[str, Any]) -> None:
+        super().__init__()
+        self.encoder = encoder
+        self.decoder = decoder
+        self.standardize = standardize
+        self.config = config
+        self.requires_grad_(False)
+        self.eval()
+
+    @property
+    def layer(self) -> str:
+        """The layer that is inverted."""
+        return self.encoder.layer
+
+    @property
+    def native_size(self) -> int:
+        """Side in pixels of the images it was trained on, before they were resized."""
+        return self.decoder.native_size
+
+    @torch.no_grad()
+    def encode(self, images: Tensor) -> Tensor:
+        """Images (B, 3, 227, 227) in [-1, 1] -> features (B, *feature_shape), not standardised."""
+        return self.encoder(images)
+
+    @torch.no_grad()
+    def decode(self, features: Tensor) -> Tensor:
+        """Features (B, *feature_shape), not standardised -> images (B, 3, 227, 227) in [-1, 1]."""
+        return self.decoder(self.standardize(features))
+
+    def reconstruct(self, images: Tensor) -> Tensor:
+        """Images (B, 3, 227, 227) in [-1, 1] -> what the layer's features give back, same shape and range."""
+        return self.decode(self.encode(images))
+
+
+def load(folder: str | Path, weights: str | None = None) -> TrainedRun:
+    """Loads the best checkpoint of a run's folder, and the encoder that it was trained for, onto the CPU. Runs no code from
+    either file.
+
+    Args:
+        folder: of a run; `outputs/<sweep>/<layer>`.
+        weights: the encoder's, where they lie elsewhere than when the run was trained: as `encoder.weights`.
+
+    Raises:
+        InputError: there is no whole checkpoint, or the encoder's weights are missing or are not those of the run.
+    """
+    path = checkpoints.path_of(expand(str(folder)), checkpoints.BEST)
+    if not path.is_file():
+        raise InputError(f"{folder} holds no trained run ({path} is missing): give the folder of one.")
+    content = checkpoints.read(path)
+    record = content[checkpoints.RECORD]
+    config = OmegaConf.create(record["config"])
+    encoder = build("encoder", config.encoder, **({} if weights is None else {"weights": weights}))
+    if encoder.digest != record["encoder"]:
+        raise InputError(
+            f"{path} was trained for other encoder weights than {encoder.weights} holds now: give those it was trained for."
+        )
+    decoder = build(
+        "decoder",
+        config.decoder,
+        feature_shape=encoder.feature_shape,
+        native_size=record["native_size"],
+        output_size=pixels.INPUT_SIZE,
+    )
+    state: dict[str, Tensor] = content["state_dict"]
+    is_standardized = any(key.startswith("standardize.") for key in state)
+    standardize = Standardize(encoder.feature_shape) if is_standardized else nn.Identity()
+    run = TrainedRun(encoder, decoder, standardize, record["config"])
+    try:
+        run.load_state_dict({**state, **{f"encoder.{key}": value for key, value in encoder.state_dict().items()}})
+    except RuntimeError as error:
+        raise InputError(f"{path} doesn't fit the decoder that its config describes: train the run anew.") from error
+    return run
+
+
+def read_images(paths: Sequence[str | Path], size: int) -> Tensor:
+    """Image files of any size and mode -> (N, 3, 227, 227) in [-1, 1], as the encoder is fed.
+
+    Each is turned as its EXIF data says, its transparent parts laid on white, its first frame taken; its shorter side is
+    brought to `size`, the middle square cut out, and that resized to 227.
+
+    Args:
+        paths: of the files.
+        size: `TrainedRun.native_size` for images as sharp as those trained on; 227 for all that the encoder can see.
+
+    Raises:
+        InputError: names a file that is no image, or a broken one.
+    """
+    return to_input(torch.stack([read_image(expand(str(path)), size) for path in paths]))
