@@ -90,7 +90,9 @@ def shares(times: Times, images: Mapping[str, int]) -> dict[str, float]:
     return {stage: value / sum(seconds.values()) for stage, value in seconds.items()}
 
 
-def project(layers: Sequence[Times], images: Mapping[str, int], epochs: int, decoding: float, encoding: float) -> Times:
+def project(
+    layers: Sequence[Times], images: Mapping[str, int], epochs: int, decoding: float, encoding: float, encoded: int
+) -> Times:
     """The seconds that one side takes for a whole sweep, by cost, and their `sum`.
 
     Args:
@@ -98,13 +100,14 @@ def project(layers: Sequence[Times], images: Mapping[str, int], epochs: int, dec
         images: how many are in `train`, `val` and `test`.
         epochs: of each layer.
         decoding: seconds for decoding an image of any part before the training, in the whole sweep.
-        encoding: the same for encoding a training or validation image.
+        encoding: the same for encoding an image.
+        encoded: how many are encoded: training (twice where they are also mirrored) and validation images.
     """
     total = {key: sum(times[key] for times in layers) for key in layers[0]}
     scored = images["val"] + images["test"]
     costs = {
         "decoding": decoding * sum(images.values()),
-        "features": encoding * (images["train"] + images["val"]) + total["statistics"],
+        "features": encoding * encoded + total["statistics"],
         "training": total["step"] * images["train"] * epochs,
         "validation": total["validation"] * images["val"] * epochs,
         "checkpoints": total["checkpoints"] * epochs,
@@ -316,12 +319,19 @@ def time_preparation(
     images = len(sample.split.train) + len(sample.split.val)
     decoding = timed(device, lambda: sample.setup("fit"))
     encoding = timed(device, lambda: sample.cache_features(encoder, layers, device)) if layers else 0.0
-    return decoding / images, encoding / images
+    return decoding / images, encoding / encoded_images(
+        {"train": len(sample.split.train), "val": len(sample.split.val)}, sample.flip
+    )
+
+
+def encoded_images(images: Mapping[str, int], flip: bool) -> int:
+    """How many images of these parts have their features cached."""
+    return images["train"] * (1 + flip) + images["val"]
 
 
 def measure(cfg: DictConfig, scratch: Path) -> dict[str, Any]:
     """All that `benchmark.json` holds; the names of times end with their unit."""
-    published = {layer: compose("config", [f"layer={layer}", "decoder=published"]).decoder for layer in cfg.layers}
+    published = {layer: compose("config", [f"layer={layer}", "experiment=published"]) for layer in cfg.layers}
     given = HydraConfig.get().overrides.task
     recipe = {layer: compose("benchmark", [*given, f"layer={layer}"]).decoder for layer in cfg.layers}
     cfg = OmegaConf.create(OmegaConf.to_container(cfg, resolve=True))  # type: ignore[assignment]
@@ -331,6 +341,10 @@ def measure(cfg: DictConfig, scratch: Path) -> dict[str, Any]:
     device, epochs = trainer.strategy.root_device, cfg.trainer.max_epochs
     # The runs that are timed last one short epoch.
     cfg.trainer.update({"max_epochs": 1, "limit_train_batches": cfg.steps + 1, "limit_val_batches": VAL_BATCHES})
+    as_published: DictConfig = OmegaConf.merge(cfg)  # type: ignore[assignment]
+    for group in ("loss", "optimizer", "scheduler"):
+        as_published[group] = next(iter(published.values()))[group]
+    as_published.data.flip = False
 
     encoders = {layer: build("encoder", cfg.encoder, layer=layer) for layer in cfg.layers}
     datamodule = build("data", cfg.data)
@@ -359,9 +373,11 @@ def measure(cfg: DictConfig, scratch: Path) -> dict[str, Any]:
                 torch.cuda.empty_cache()
                 torch.cuda.reset_peak_memory_stats(device)
             if side == "a":
-                times = time_published(cfg, published[layer], encoders[layer], device)
+                times = time_published(cfg, published[layer].decoder, encoders[layer], device)
+            elif side == "b":
+                times = time_pipeline(as_published, published[layer].decoder, encoders[layer], scratch)
             else:
-                times = time_pipeline(cfg, (published if side == "b" else recipe)[layer], encoders[layer], scratch)
+                times = time_pipeline(cfg, recipe[layer], encoders[layer], scratch)
             if gpu:
                 gpu[side] = max(gpu[side], torch.cuda.max_memory_allocated(device) / 2**20)
             rounds[layer][side].append(times)
@@ -379,7 +395,10 @@ def measure(cfg: DictConfig, scratch: Path) -> dict[str, Any]:
             "shares": shares(times, images),
             "seconds": times,
         }
-    once = {"a": (0.0, 0.0), "b": (decodings * decoding, encoding), "c": (decodings * decoding, encoding)}
+    once = {"a": (0.0, 0.0, 0)} | {
+        side: (decodings * decoding, encoding, encoded_images(images, flip))
+        for side, flip in (("b", False), ("c", cfg.data.flip))
+    }
     sums = {side: project([means[layer][side] for layer in cfg.layers], images, epochs, *once[side]) for side in SIDES}
     unit = 2**20 if sys.platform == "darwin" else 2**10  # of ru_maxrss in a MiB
     return {

@@ -192,7 +192,7 @@ def write_table(folder: Path, runs: Sequence[FinishedRun]) -> Path:
 
 def format_table(runs: Sequence[FinishedRun]) -> str:
     """The metrics as text: per part, a line per run and one for the mean image of each split."""
-    header = ["split", "run", *(title for title, _ in SHOWN.values())]
+    header = ["split", "run", "decoder", "weights", *(title for title, _ in SHOWN.values())]
     lines = [header]
     names = labels(runs)
     for part in PARTS:
@@ -200,14 +200,15 @@ def format_table(runs: Sequence[FinishedRun]) -> str:
         for run in in_layer_order(runs):
             if part in run.metrics:
                 scores, native = run.metrics[part], run.metrics["native_size"]
-                lines.append([part, names[run.folder], *_cells(scores, native)])
+                weights = f"{run.metrics['parameters'] / 1e6:.2f} M"
+                lines.append([part, names[run.folder], run.metrics["decoder"], weights, *_cells(scores, native)])
                 floor = {**scores["mean_image"], "feature_error": None}  # each layer's own: they stand in the CSV
-                floors[json.dumps(floor)] = [part, "mean image", *_cells(floor, native)]
+                floors[json.dumps(floor)] = [part, "mean image", "", "", *_cells(floor, native)]
         lines += floors.values()
     widths = [max(len(line[i]) for line in lines) for i in range(len(header))]
     aligned = (
         "  ".join(
-            cell.ljust(width) if i < 2 else cell.rjust(width) for i, (cell, width) in enumerate(zip(line, widths, strict=True))
+            cell.ljust(width) if i < 3 else cell.rjust(width) for i, (cell, width) in enumerate(zip(line, widths, strict=True))
         )
         for line in lines
     )

@@ -32,15 +32,15 @@ class TrainedRun(nn.Module):
         encoder: cut after the run's layer.
         decoder: with the weights of the best checkpoint.
         standardize: what features pass through before the decoder.
-        config: the run's own, resolved.
+        record: what the checkpoint says of its run, see `checkpoints.record`.
     """
 
-    def __init__(self, encoder: Encoder, decoder: Decoder, standardize: nn.Module, config: Mapping[str, Any]) -> None:
+    def __init__(self, encoder: Encoder, decoder: Decoder, standardize: nn.Module, record: Mapping[str, Any]) -> None:
         super().__init__()
         self.encoder = encoder
         self.decoder = decoder
         self.standardize = standardize
-        self.config = config
+        self.record = record
         self.requires_grad_(False)
         self.eval()
 
@@ -101,7 +101,7 @@ def load(folder: str | Path, weights: str | None = None) -> TrainedRun:
     state: dict[str, Tensor] = content["state_dict"]
     is_standardized = any(key.startswith("standardize.") for key in state)
     standardize = Standardize(encoder.feature_shape) if is_standardized else nn.Identity()
-    run = TrainedRun(encoder, decoder, standardize, record["config"])
+    run = TrainedRun(encoder, decoder, standardize, record)
     try:
         run.load_state_dict({**state, **{f"encoder.{key}": value for key, value in encoder.state_dict().items()}})
     except RuntimeError as error:

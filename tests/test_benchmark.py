@@ -68,7 +68,7 @@ TIMES = dict.fromkeys(STAGES[:-2], 0.125) | {
 
 def test_the_projection_counts_every_cost():
     layers = [TIMES, TIMES | {"step": 0.25, "scoring": 1.0}]
-    assert project(layers, IMAGES, epochs=4, decoding=0.1, encoding=0.2) == pytest.approx(
+    assert project(layers, IMAGES, epochs=4, decoding=0.1, encoding=0.2, encoded=110) == pytest.approx(
         {
             "decoding": 0.1 * 130,
             "features": 0.2 * 110 + 14,

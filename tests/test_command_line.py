@@ -51,7 +51,7 @@ def test_impossible_values(quick, one_line, tmp_path):
         (["data.feature_type=int8"], "data.feature_type=int8"),
         (["data.resident=1"], "data.resident=1"),
         (["data.cache=/dev/null/x"], "data.cache=/dev/null/x"),
-        (["scheduler.step_size=0"], "scheduler"),
+        (["scheduler=step", "scheduler.step_size=0"], "scheduler"),
         (["+optimizer.foreach=true"], "optimizer"),
         (["~callbacks.best"], "callbacks.best"),
         (["callbacks.last=null"], "callbacks.last"),

@@ -88,7 +88,7 @@ def test_losses_optimiser_scheduler_and_callbacks_build():
     assert len(build("callbacks", config.callbacks)) == len(config.callbacks)
 
 
-def test_the_defaults_are_the_published_table():
+def test_the_published_experiment_is_the_published_table():
     config = composed("experiment=published", "layer=fc8")
     assert (config.data.classes, config.data.val_per_class, config.data.batch_size) == (20, 50, 64)
     assert config.loss._target_ == "inversion.losses.MSELoss"
@@ -105,7 +105,7 @@ def test_the_defaults_are_the_published_table():
         4,
         0.5,
     )
-    assert config.trainer.max_epochs == 30
+    assert config.trainer.max_epochs == 30 and config.data.flip is False
     assert (config.encoder.weights, config.encoder.input_stats) == ("imagenet", "published")
     assert config.decoder._target_.endswith("PublishedDecoder")
 

@@ -90,8 +90,7 @@ def test_optimiser_scheduler_loss_and_callbacks_are_replaceable(quick, tmp_path)
         "optimizer._target_=torch.optim.SGD",
         "~optimizer.betas",
         "scheduler._target_=torch.optim.lr_scheduler.ReduceLROnPlateau",  # has to be told what to watch
-        "~scheduler.step_size",
-        "~scheduler.gamma",
+        "~scheduler.T_max",
         "loss._target_=torch.nn.SmoothL1Loss",
         "~loss.tv",
         "~callbacks.progress",

@@ -1,0 +1,120 @@
+"""What is lost, by frequency and by colour?
+
+python experiments/frequency.py runs=outputs/<sweep>
+
+Per layer, the share of the images' power that the reconstructions hold, R2(f) = 1 - sum |X - X'|^2 / sum |X|^2 over images,
+colours and the band of spatial frequencies around f, with the training images' mean taken off both; at the images' native
+size, since what the encoder is given beyond that is interpolated. And the error's share of the variance of luminance and of
+chrominance.
+"""
+
+import sys
+from pathlib import Path
+
+import hydra
+import numpy as np
+import torch
+from omegaconf import DictConfig
+from torch import Tensor
+
+from inversion import REPOSITORY, command_line, sweep
+from inversion.errors import InputError
+from inversion.study import Study, layer_colour, new_figure, publish
+
+CONF = REPOSITORY / "conf"
+sweep.register_resolvers()
+
+LUMINANCE = torch.tensor([0.299, 0.587, 0.114])
+"""Of red, green and blue (ITU-R BT.601)."""
+
+
+def r2_by_frequency(truth: Tensor, reconstructions: Tensor, mean: Tensor) -> Tensor:
+    """R2 of each band of spatial frequencies. 1 is all, 0 is as good as the mean image, and it can be less.
+
+    A reconstruction whose frequencies are the image's times H (a blur) has 1 - (1 - H)^2.
+
+    Args:
+        truth, reconstructions: (N, 3, n, n), any scale.
+        mean: (3, n, n), taken off both.
+
+    Returns:
+        (n // 2 + 1,): bands of 0, 1, ... n/2 cycles an image, each as wide as one.
+    """
+    n = truth.shape[-1]
+    frequencies = torch.fft.fftfreq(n, 1 / n)
+    radius = (frequencies[:, None].square() + frequencies[None].square()).sqrt().round().long().flatten()
+    power, error = (
+        torch.zeros(int(radius.max()) + 1, dtype=torch.float64).index_add_(
+            0, radius, torch.fft.fft2(images.double()).abs().square().sum(dim=(0, 1)).flatten()
+        )
+        for images in (truth - mean, truth - reconstructions)
+    )
+    return (1 - error / power)[: n // 2 + 1]
+
+
+def unexplained_by_colour(truth: Tensor, reconstructions: Tensor, mean: Tensor) -> dict[str, float]:
+    """The error's share of the variance around the mean image, of luminance and of chrominance (what is left of the colours
+    once luminance is taken off each).
+
+    Args:
+        truth, reconstructions: (N, 3, n, n), any scale.
+        mean: (3, n, n).
+    """
+
+    def energy(images: Tensor) -> tuple[float, float]:
+        light = (images.double() * LUMINANCE.double()[:, None, None]).sum(1, keepdim=True)
+        return float(light.square().sum()), float((images.double() - light).square().sum())
+
+    errors, variances = energy(truth - reconstructions), energy(truth - mean)
+    return {name: e / v for name, e, v in zip(("luminance", "chrominance"), errors, variances, strict=True)}
+
+
+def frequency(cfg: DictConfig, folder: Path) -> None:
+    """Writes `frequency.png` and `frequency.csv` into the folder."""
+    study = Study(cfg)
+    truth, mean = study.truth(), study.mean_image()
+    figure, (by_frequency, by_colour) = new_figure(12, 4.5, columns=2)
+    rows: list[dict[str, object]] = []
+    findings = []
+    for i, (title, run) in enumerate(study.runs.items()):
+        shown = study.native_reconstructions(run)
+        r2 = r2_by_frequency(truth, shown, mean)
+        colour = unexplained_by_colour(truth, shown, mean)
+        by_frequency.plot(np.arange(1, len(r2)), r2[1:], color=layer_colour(run.layer), label=title, linewidth=2)
+        by_colour.bar([i - 0.2, i + 0.2], list(colour.values()), width=0.38, color=["0.35", "tab:orange"])
+        rows += [{"run": title, "what": "R2", "cycles_per_image": f, "value": float(value)} for f, value in enumerate(r2)]
+        rows += [{"run": title, "what": f"unexplained {name}", "value": value} for name, value in colour.items()]
+        half = next((f for f in range(1, len(r2)) if r2[f] < 0.5), None)
+        where = "at every frequency" if half is None else "at none" if half == 1 else f"up to {half - 1} cycles an image"
+        findings.append(
+            f"{title} holds at least half of the power {where}; it misses {colour['luminance']:.1%} of luminance's variance "
+            f"and {colour['chrominance']:.1%} of chrominance's."
+        )
+    by_frequency.set(
+        title="What comes back, by frequency", xlabel="spatial frequency (cycles per image)", ylabel="R² of the band"
+    )
+    by_frequency.set(xscale="log", ylim=(min(0.0, by_frequency.get_ylim()[0]), 1.0))
+    ticks = [f for f in (1, 2, 4, 8, 16, 32, 64) if f <= study.native_size // 2]
+    by_frequency.set_xticks(ticks, [str(tick) for tick in ticks], minor=False)
+    by_frequency.set_xticks([], minor=True)
+    by_frequency.axhline(0, color="0.7", linewidth=1)
+    by_frequency.legend(frameon=False)
+    by_colour.set(title="What is missing, by colour", ylabel="error / variance")
+    by_colour.set_xticks(range(len(study.runs)), list(study.runs))
+    for name, shade in (("luminance", "0.35"), ("chrominance", "tab:orange")):
+        by_colour.bar([0], [0], color=shade, label=name)
+    by_colour.legend(frameon=False)
+    publish(folder, "frequency", figure, rows, findings)
+
+
+@hydra.main(version_base="1.3", config_path=str(CONF), config_name="frequency")
+def main(cfg: DictConfig) -> None:
+    sweep.run_job(frequency, cfg)
+
+
+if __name__ == "__main__":
+    try:
+        command_line.check(sys.argv[1:], CONF, "frequency")
+    except InputError as error:
+        sys.exit(f"error: {error}")
+    main()
