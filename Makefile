@@ -9,7 +9,7 @@ demo: .venv/ready
 	$(BIN)/python train.py experiment=demo
 
 test: .venv/ready
-	$(BIN)/python -m pytest
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 --dist worksteal
 
 lint: .venv/ready
 	$(BIN)/ruff check .

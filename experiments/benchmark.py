@@ -373,7 +373,7 @@ def measure(cfg: DictConfig, scratch: Path) -> dict[str, Any]:
                 torch.cuda.empty_cache()
                 torch.cuda.reset_peak_memory_stats(device)
             if side == "a":
-                times = time_published(cfg, published[layer].decoder, encoders[layer], device)
+                times = time_published(as_published, published[layer].decoder, encoders[layer], device)
             elif side == "b":
                 times = time_pipeline(as_published, published[layer].decoder, encoders[layer], scratch)
             else:

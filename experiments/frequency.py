@@ -104,7 +104,7 @@ def frequency(cfg: DictConfig, folder: Path) -> None:
     for name, shade in (("luminance", "0.35"), ("chrominance", "tab:orange")):
         by_colour.bar([0], [0], color=shade, label=name)
     by_colour.legend(frameon=False)
-    publish(folder, "frequency", figure, rows, findings)
+    publish(folder, cfg.name, figure, rows, findings)
 
 
 @hydra.main(version_base="1.3", config_path=str(CONF), config_name="frequency")

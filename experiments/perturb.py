@@ -100,8 +100,8 @@ def perturb(cfg: DictConfig, folder: Path) -> None:
         before, *others = errors.items()
         told = ", ".join(f"{name} {error / before[1]:.2f}x" for name, error in others)
         findings.append(f"{title}: error beside that of the features as they are ({before[1]:.4f}): {told}.")
-    publish(folder, "perturb", stacked(figures), rows, findings)
-    publish(folder, "perturb_errors", error_figure(study, rows), rows, [])
+    publish(folder, cfg.name, stacked(figures), rows, findings)
+    publish(folder, f"{cfg.name}_errors", error_figure(study, rows), rows, [])
 
 
 def error_figure(study: Study, rows: list[dict[str, object]]) -> Figure:

@@ -22,7 +22,7 @@ def half_done(sweep, tmp_path):
 @pytest.mark.parametrize(
     ("option", "expected"),
     [
-        ("optimizer.lr=0.1", "optimizer.lr=0.001, not 0.1"),
+        ("optimizer.lr=0.1", "optimizer.lr=0.002, not 0.1"),
         ("seed=1", "seed=0, not 1"),
         ("loss=l1", "loss._target_=inversion.losses.MSELoss, not inversion.losses.L1Loss"),
         ("data.seed=1", "another draw of images"),

@@ -13,7 +13,7 @@ SCALARS = {
     "val/mse",
     "val/psnr",
     "train/images_per_second",
-    "lr-Adam",
+    "lr-AdamW",
     "hp/val_mse",
     "hp/test_mse",
     "hp/val_ssim",

@@ -148,7 +148,7 @@ def test_other_swept_keys_are_in_the_folders_names(quick, tmp_path):
 @pytest.mark.parametrize(("sent", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
 def test_a_stopped_run_keeps_and_names_its_last_checkpoint_and_goes_on(quick, tmp_path, sent, code):
     """A real process, a real signal; the run that goes on ends as one that was never stopped."""
-    options = ["layer=fc8", *quick, "test=false", f"hydra.run.dir={tmp_path / 'out'}"]
+    options = ["layer=fc8", *quick, "scheduler=step", "test=false", f"hydra.run.dir={tmp_path / 'out'}"]
     command = [sys.executable, str(REPOSITORY / "train.py"), *options, "trainer.max_epochs=400"]
     process = subprocess.Popen(
         command,
