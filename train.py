@@ -7,13 +7,11 @@ python train.py experiment=published               the published experiment
 
 import logging
 import shlex
-import sys
 import time
 import warnings
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-import hydra
 from hydra.core.hydra_config import HydraConfig
 from omegaconf import DictConfig, OmegaConf
 
@@ -27,8 +25,6 @@ if TYPE_CHECKING:
     from inversion.datamodule import ImageDataModule
 
 log = logging.getLogger(__name__)
-CONF = Path(__file__).resolve().parent / "conf"
-sweep.register_resolvers()
 
 
 def train(cfg: DictConfig, folder: Path) -> dict[str, Any] | None:
@@ -169,18 +165,9 @@ def encode_once(cfg: DictConfig, encoder: "Encoder", datamodule: "ImageDataModul
         datamodule.cache_features(whole, [cfg.layer.name, *layers], device)
 
 
-@hydra.main(version_base="1.3", config_path=str(CONF), config_name="config")
-def main(cfg: DictConfig) -> None:
-    sweep.run_job(train, cfg)
-
-
 def command() -> None:
-    """What `python train.py ...` does: checks the whole command line, then lets Hydra run it."""
-    try:
-        command_line.check(sys.argv[1:], CONF)
-    except InputError as error:
-        sys.exit(f"error: {error}")
-    main()
+    """What `python train.py ...` does."""
+    command_line.run(train)
 
 
 if __name__ == "__main__":

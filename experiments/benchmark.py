@@ -35,7 +35,6 @@ from pathlib import Path
 from statistics import fmean
 from typing import Any
 
-import hydra
 import lightning
 import torch
 from hydra import compose
@@ -48,7 +47,7 @@ from torch import Tensor
 from torch.nn.functional import mse_loss
 from torchvision import transforms
 
-from inversion import REPOSITORY, checkpoints, command_line, pixels, sweep
+from inversion import checkpoints, command_line, pixels
 from inversion.alexnet import LAST_LAYER, TAPS, Encoder
 from inversion.building import build, build_trainer, check_optimizer, wants_standardized
 from inversion.datamodule import Batch, ImageDataModule, to_input
@@ -60,8 +59,6 @@ from inversion.inversion_module import InversionModule
 from inversion.provenance import provenance
 
 log = logging.getLogger(__name__)
-CONF = REPOSITORY / "conf"
-sweep.register_resolvers()
 
 SIDES = {"a": "the published loop", "b": "the published decoders in this pipeline", "c": "the config's recipe"}
 STAGES = ("reading", "resizing", "encoder", "decoder forward", "backward", "optimiser", "validation", "logging")
@@ -487,20 +484,11 @@ def benchmark(cfg: DictConfig, folder: Path) -> None:
     log.info(f"whole sweep: {c:.1f} s against {a:.1f} s, {a / c:.2f}x")
 
 
-@hydra.main(version_base="1.3", config_path=str(CONF), config_name="benchmark")
-def main(cfg: DictConfig) -> None:
-    sweep.run_job(benchmark, cfg)
-
-
 def command() -> None:
-    """What `python experiments/benchmark.py ...` does: checks the whole command line, then lets Hydra run it."""
-    try:
-        if {"-m", "--multirun"} & set(sys.argv):
-            raise InputError("The benchmark is one run: leave -m out, and say with layers=[...] which layers to time.")
-        command_line.check(sys.argv[1:], CONF, "benchmark")
-    except InputError as error:
-        sys.exit(f"error: {error}")
-    main()
+    """What `python experiments/benchmark.py ...` does."""
+    if {"-m", "--multirun"} & set(sys.argv):
+        sys.exit("error: The benchmark is one run: leave -m out, and say with layers=[...] which layers to time.")
+    command_line.run(benchmark, "benchmark")
 
 
 if __name__ == "__main__":

@@ -8,21 +8,15 @@ size, since what the encoder is given beyond that is interpolated. And the error
 chrominance.
 """
 
-import sys
 from pathlib import Path
 
-import hydra
 import numpy as np
 import torch
 from omegaconf import DictConfig
 from torch import Tensor
 
-from inversion import REPOSITORY, command_line, sweep
-from inversion.errors import InputError
+from inversion import command_line
 from inversion.study import Study, layer_colour, new_figure, publish
-
-CONF = REPOSITORY / "conf"
-sweep.register_resolvers()
 
 LUMINANCE = torch.tensor([0.299, 0.587, 0.114])
 """Of red, green and blue (ITU-R BT.601)."""
@@ -107,14 +101,5 @@ def frequency(cfg: DictConfig, folder: Path) -> None:
     publish(folder, cfg.name, figure, rows, findings)
 
 
-@hydra.main(version_base="1.3", config_path=str(CONF), config_name="frequency")
-def main(cfg: DictConfig) -> None:
-    sweep.run_job(frequency, cfg)
-
-
 if __name__ == "__main__":
-    try:
-        command_line.check(sys.argv[1:], CONF, "frequency")
-    except InputError as error:
-        sys.exit(f"error: {error}")
-    main()
+    command_line.run(frequency, "frequency")

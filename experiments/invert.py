@@ -8,24 +8,20 @@ were trained on images of 64 x 64, so pictures are first reduced to that (`size`
 """
 
 import logging
-import sys
 from pathlib import Path
 
-import hydra
 from omegaconf import DictConfig
 from torchvision.datasets.folder import IMG_EXTENSIONS
 from torchvision.transforms.v2.functional import to_pil_image
 
-from inversion import REPOSITORY, command_line, pixels, runs, sweep, trained
+from inversion import command_line, pixels, runs, trained
 from inversion.errors import InputError
 from inversion.figures import samples_figure
 from inversion.files import expand, whole_file
 
 log = logging.getLogger(__name__)
-CONF = REPOSITORY / "conf"
 MOST_ROWS = 50
 """More images than this get no common figure, only PNGs."""
-sweep.register_resolvers()
 
 
 def invert(cfg: DictConfig, folder: Path) -> None:
@@ -79,14 +75,5 @@ def find_images(given: list[str]) -> list[Path]:
     return paths
 
 
-@hydra.main(version_base="1.3", config_path=str(CONF), config_name="invert")
-def main(cfg: DictConfig) -> None:
-    sweep.run_job(invert, cfg)
-
-
 if __name__ == "__main__":
-    try:
-        command_line.check(sys.argv[1:], CONF, "invert")
-    except InputError as error:
-        sys.exit(f"error: {error}")
-    main()
+    command_line.run(invert, "invert")

@@ -7,27 +7,20 @@ the vector's norm), half of the units are dropped, noise is added, and of fc8 on
 these. Units that are left out of fc8 get their mean over the images, since its outputs don't lie around zero.
 """
 
-import sys
 from collections.abc import Callable
 from functools import partial
 from pathlib import Path
 
-import hydra
 import torch
 from matplotlib.figure import Figure
 from omegaconf import DictConfig
 from torch import Tensor
 
-from inversion import REPOSITORY, command_line, pixels, sweep
+from inversion import command_line, pixels
 from inversion.alexnet import LAST_LAYER
-from inversion.datamodule import to_input
 from inversion.errors import InputError
 from inversion.figures import samples_figure, stacked
-from inversion.metrics import mean_squared_errors
-from inversion.study import BATCH, Study, layer_colour, new_figure, publish
-
-CONF = REPOSITORY / "conf"
-sweep.register_resolvers()
+from inversion.study import Study, layer_colour, new_figure, publish
 
 Change = Callable[[Tensor], Tensor]
 """Features (B, *feature_shape) -> changed ones, the same shape."""
@@ -82,19 +75,15 @@ def perturb(cfg: DictConfig, folder: Path) -> None:
     rows: list[dict[str, object]] = []
     figures, findings = [], []
     for title, run in study.runs.items():
-        features = torch.cat([run.encode(to_input(chunk)) for chunk in study.images.split(BATCH)])
+        features = study.features(run)
         if run.layer == LAST_LAYER and not all(1 <= k <= features.shape[1] for k in cfg.top):
             raise InputError(f"top={list(cfg.top)} must hold numbers from 1 to {features.shape[1]}, fc8's outputs.")
-        shown = torch.linspace(0, len(features) - 1, min(cfg.shown, len(features))).round().long()
-        columns = {"Original": study.images[shown]}
+        _, shown = study.samples(cfg.shown)
+        columns = {"Original": pixels.to_uint8(pixels.denormalize(shown))}
         errors = {}
         for name, change in changes(cfg, run.layer, features.mean(0), features.std(0)).items():
-            changed = change(features)
-            parts = []
-            for some, images in zip(changed.split(BATCH), study.images.split(BATCH), strict=True):
-                parts.append(mean_squared_errors(run.decode(some), pixels.normalize(images)))
-            errors[name] = float(torch.cat(parts).mean())
-            columns[name] = pixels.to_uint8(pixels.denormalize(run.decode(changed[shown])))
+            errors[name] = float(study.errors(run, change(features)).mean())
+            columns[name] = pixels.to_uint8(pixels.denormalize(run.decode(change(run.encode(shown)))))
             rows.append({"run": title, "change": name, "mse": errors[name]})
         figures.append(samples_figure(columns, tile=128, title=title))
         before, *others = errors.items()
@@ -115,14 +104,5 @@ def error_figure(study: Study, rows: list[dict[str, object]]) -> Figure:
     return figure
 
 
-@hydra.main(version_base="1.3", config_path=str(CONF), config_name="perturb")
-def main(cfg: DictConfig) -> None:
-    sweep.run_job(perturb, cfg)
-
-
 if __name__ == "__main__":
-    try:
-        command_line.check(sys.argv[1:], CONF, "perturb")
-    except InputError as error:
-        sys.exit(f"error: {error}")
-    main()
+    command_line.run(perturb, "perturb")

@@ -10,27 +10,22 @@ It learns from the train images less those that the decoders are validated on (w
 """
 
 import logging
-import sys
 import time
 import warnings
 from pathlib import Path
 
-import hydra
 import lightning
 import torch
 from lightning.pytorch.loggers import TensorBoardLogger
 from omegaconf import DictConfig, OmegaConf
 
-from inversion import REPOSITORY, checkpoints, command_line, runs, sweep
+from inversion import checkpoints, command_line, runs
 from inversion.building import build, build_trainer
-from inversion.errors import InputError
 from inversion.files import whole_file
 from inversion.provenance import provenance
 
 log = logging.getLogger(__name__)
-CONF = REPOSITORY / "conf"
 WEIGHTS = "alexnet.pt"
-sweep.register_resolvers()
 
 
 def train_encoder(cfg: DictConfig, folder: Path) -> None:
@@ -80,14 +75,5 @@ def train_encoder(cfg: DictConfig, folder: Path) -> None:
     log.info(f"Use      encoder.weights={folder / WEIGHTS} encoder.input_stats={cfg.classifier.input_stats}")
 
 
-@hydra.main(version_base="1.3", config_path=str(CONF), config_name="train_encoder")
-def main(cfg: DictConfig) -> None:
-    sweep.run_job(train_encoder, cfg)
-
-
 if __name__ == "__main__":
-    try:
-        command_line.check(sys.argv[1:], CONF, "train_encoder")
-    except InputError as error:
-        sys.exit(f"error: {error}")
-    main()
+    command_line.run(train_encoder, "train_encoder")

@@ -1,10 +1,13 @@
 """The command line, checked whole before anything starts: each mistake in one sentence, not job by job."""
 
 import difflib
+import sys
 import tempfile
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
+from typing import Any
 
+import hydra
 from hydra import compose, initialize_config_dir
 from hydra._internal.core_plugins.basic_sweeper import BasicSweeper
 from hydra.core.global_hydra import GlobalHydra
@@ -14,8 +17,11 @@ from hydra.errors import HydraException
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
+from inversion import REPOSITORY
 from inversion.errors import InputError
-from inversion.sweep import parse
+from inversion.sweep import parse, register_resolvers, run_job
+
+CONF = REPOSITORY / "conf"
 
 MAY_BE_NULL = ("data.classes",)
 """Numbers by default, where null has a meaning of its own."""
@@ -25,6 +31,22 @@ MAY_BE_EMPTY = ("experiment",)
 """Groups of which none need be chosen."""
 REPLACEABLE = ("optimizer", "scheduler", "loss", "trainer", "callbacks")
 """Groups whose `_target_` another class can stand in for, with other options: these may be left out with ~."""
+
+
+def run(task: Callable[[DictConfig, Path], Any], config_name: str = "config") -> None:
+    """What `python <program> ...` does: checks the whole command line against `conf/<config_name>.yaml`, then lets Hydra run
+    the task, given the config and the output folder.
+    """
+    register_resolvers()
+    try:
+        check(sys.argv[1:], CONF, config_name)
+    except InputError as error:
+        sys.exit(f"error: {error}")
+
+    def job(config: DictConfig) -> None:
+        run_job(task, config)
+
+    hydra.main(version_base="1.3", config_path=str(CONF), config_name=config_name)(job)()
 
 
 def check(arguments: Sequence[str], config_dir: Path, config_name: str = "config") -> None:

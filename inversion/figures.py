@@ -63,6 +63,16 @@ def stacked(figures: Sequence[Image.Image]) -> Image.Image:
     return whole
 
 
+def side_by_side(figures: Sequence[Image.Image]) -> Image.Image:
+    """Figures beside one another, their tops aligned, on white."""
+    whole = Image.new("RGB", (sum(figure.width for figure in figures), max(figure.height for figure in figures)), "white")
+    left = 0
+    for figure in figures:
+        whole.paste(figure, (left, 0))
+        left += figure.width
+    return whole
+
+
 def pairs_grid(originals: Tensor, reconstructions: Tensor, tile: int = 128) -> Tensor:
     """Originals beside their reconstructions, two pairs a row.
 

@@ -4,6 +4,7 @@ import csv
 import io
 import logging
 from collections.abc import Mapping, Sequence
+from copy import copy
 from pathlib import Path
 from typing import Any
 
@@ -22,6 +23,7 @@ from inversion.building import build
 from inversion.datamodule import ImageDataModule, to_input
 from inversion.errors import InputError
 from inversion.files import whole_file, write_whole
+from inversion.metrics import mean_squared_errors
 
 log = logging.getLogger(__name__)
 
@@ -52,17 +54,34 @@ class Study:
             raise InputError(f"part={cfg.part} must be val or test.")
         first = next(iter(self.runs.values()))
         self.datamodule: ImageDataModule = build("data", OmegaConf.create(first.record["config"]["data"]))
-        if self.datamodule.split.digest not in splits:
-            raise InputError(f"The images under {self.datamodule.split.root} are not those that the runs were trained on.")
-        files = self.datamodule.split.files(cfg.part)
-        number = len(files) if cfg.images is None else cfg.images
-        if not 1 <= number <= len(files):
-            raise InputError(f"images={cfg.images} must lie between 1 and {len(files)}, or be null for all.")
+        split = self.datamodule.split
+        if split.digest not in splits:
+            raise InputError(f"The images under {split.root} are not those that the runs were trained on.")
+        there = len(split.files(cfg.part))
+        if cfg.images is not None and not 1 <= cfg.images <= there:
+            raise InputError(f"images={cfg.images} must lie between 1 and {there}, or be null for all.")
+        self.classes = list(split.classes.values())
+        """Names of the classes."""
+        self._look_at(cfg.part, cfg.images)
+
+    def _look_at(self, part: str, number: int | None) -> None:
+        files = self.datamodule.split.files(part)
+        number = len(files) if number is None else min(number, len(files))
         chosen = torch.linspace(0, len(files) - 1, number).round().long()
+        self.part = part
+        """`val` or `test`."""
         self.files = [files[i] for i in chosen]
         """Names of the images."""
-        self.images = self.datamodule.images(cfg.part)[chosen]
+        self.labels = torch.tensor(self.datamodule.split.labels(part))[chosen]
+        """(N,): each image's class, as its place in `classes`."""
+        self.images = self.datamodule.images(part)[chosen]
         """uint8 (N, 3, n, n), native."""
+
+    def on(self, part: str) -> "Study":
+        """The same runs, and as many images of another part, or all that it has."""
+        other = copy(self)
+        other._look_at(part, len(self.files))
+        return other
 
     @property
     def native_size(self) -> int:
@@ -80,6 +99,24 @@ class Study:
     def mean_image(self) -> Tensor:
         """The training images' mean, native: (3, n, n) in [0, 1]."""
         return pixels.denormalize(self.datamodule.mean_image())
+
+    def samples(self, number: int) -> tuple[list[str], Tensor]:
+        """The images that pictures show, the same in every study: files, and (number, 3, 227, 227) in [-1, 1]."""
+        return self.datamodule.samples(self.part, number)
+
+    def features(self, run: trained.TrainedRun) -> Tensor:
+        """What the run's encoder makes of the images: (N, *feature_shape)."""
+        return torch.cat([run.encode(to_input(chunk)) for chunk in self.images.split(BATCH)])
+
+    @torch.no_grad()
+    def errors(self, run: trained.TrainedRun, features: Tensor) -> Tensor:
+        """Mean squared error of each image's reconstruction from these features, (N, *feature_shape): (N,), on the [0, 1]
+        scale at 227 x 227.
+        """
+        parts = []
+        for some, images in zip(features.split(BATCH), self.images.split(BATCH), strict=True):
+            parts.append(mean_squared_errors(run.decoder.draw(run.standardize(some)), pixels.normalize(images)))
+        return torch.cat(parts)
 
     def native_reconstructions(self, run: trained.TrainedRun) -> Tensor:
         """What the run makes of the images, at their native size: (N, 3, n, n) in [0, 1]."""

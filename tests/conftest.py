@@ -1,10 +1,12 @@
 """Fixtures: small made images, one finished two-layer sweep for all to look at, and train.py run in this process."""
 
+import importlib
 import os
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from types import ModuleType
 
 import pytest
 
@@ -31,10 +33,26 @@ def run_train(*arguments: str) -> Outcome:
     """`python train.py <arguments>` in this process, without its start-up time."""
     import train
 
+    return _run("train.py", train.command, arguments)
+
+
+def experiment(name: str) -> ModuleType:
+    """experiments/<name>.py."""
+    return importlib.import_module(f"experiments.{name}")
+
+
+def run_experiment(name: str, *arguments: str) -> Outcome:
+    """`python experiments/<name>.py <arguments>` in this process. What it prints goes to stdout, and is not in the outcome."""
+    from inversion import command_line
+
+    return _run(f"{name}.py", lambda: command_line.run(getattr(experiment(name), name), name), arguments)
+
+
+def _run(program: str, command: Callable[[], None], arguments: Sequence[str]) -> Outcome:
     before = sys.argv
-    sys.argv = ["train.py", *arguments]
+    sys.argv = [program, *arguments]
     try:
-        train.command()
+        command()
     except SystemExit as error:
         if isinstance(error.code, str):
             return Outcome(1, error.code)

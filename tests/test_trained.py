@@ -1,12 +1,10 @@
 """Loading finished runs, and one's own pictures through them."""
 
 import shutil
-import subprocess
-import sys
 
 import pytest
 import torch
-from conftest import REPOSITORY
+from conftest import Outcome, run_experiment
 from PIL import Image
 
 from inversion import pixels, runs
@@ -71,19 +69,13 @@ def test_the_middle_square_is_cut_out(tmp_path):
     assert read_images([tmp_path / "x.png"], 64).min() > 0.9
 
 
-def invert(*arguments):
-    command = [sys.executable, str(REPOSITORY / "experiments" / "invert.py"), *arguments]
-    return subprocess.run(command, capture_output=True, text=True)
-
-
-def test_ones_own_pictures_become_a_figure_and_single_images(sweep, tmp_path):
+def test_ones_own_pictures_become_a_figure_and_single_images(sweep, tmp_path, capsys):
     folder, out = tmp_path / "photos", tmp_path / "out"
     folder.mkdir()
     for name, colour in (("a.png", "red"), ("b.jpg", "blue")):
         Image.new("RGB", (120, 90), colour).save(folder / name)
-    done = invert(f"image=[{folder}]", f"runs={sweep}", f"hydra.run.dir={out}")
-    assert done.returncode == 0, done.stderr
-    assert str(out / "inversions.png") in done.stdout
+    assert run_experiment("invert", f"image=[{folder}]", f"runs={sweep}", f"hydra.run.dir={out}") == Outcome(0, "")
+    assert str(out / "inversions.png") in capsys.readouterr().out
     names = {path.name for path in out.glob("*.png")}
     assert names == {"inversions.png"} | {f"{image}_{title}.png" for image in "ab" for title in ("original", "conv5", "fc8")}
     with Image.open(out / "inversions.png") as figure:
@@ -104,5 +96,5 @@ def test_what_cant_be_inverted_is_said(sweep, tmp_path, one_line):
         ([f"image={photo}", f"runs={tmp_path / 'empty'}"], "holds no finished run"),
         ([f"image={photo}", f"runs={sweep}", "size=500"], "size=500"),
     ):
-        done = invert(*arguments, f"hydra.run.dir={tmp_path / 'out'}")
-        assert done.returncode == 1 and expected in one_line(done.stderr), done.stderr
+        done = run_experiment("invert", *arguments, f"hydra.run.dir={tmp_path / 'out'}")
+        assert done.code == 1 and expected in one_line(done.said)
