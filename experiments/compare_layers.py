@@ -10,37 +10,17 @@ Writes the samples figure, the images that each layer gives back best and worst,
 import random
 from pathlib import Path
 
-import torch
 from omegaconf import DictConfig
 from PIL import Image
 from torch import Tensor
-from torchmetrics.functional.image import structural_similarity_index_measure
 from torchmetrics.functional.regression import spearman_corrcoef
 
 from inversion import command_line, pixels
 from inversion.datamodule import to_input
 from inversion.errors import InputError
 from inversion.figures import samples_figure, side_by_side, stacked
-from inversion.metrics import MAX_PSNR
-from inversion.study import BATCH, Study, publish
+from inversion.study import Study, image_scores, publish
 from inversion.trained import TrainedRun
-
-
-def image_scores(truth: Tensor, reconstructions: Tensor) -> dict[str, Tensor]:
-    """Each image's `mse`, `psnr` (dB) and `ssim`.
-
-    Args:
-        truth, reconstructions: (N, 3, n, n) in [0, 1], at the native size.
-
-    Returns:
-        name -> (N,).
-    """
-    mse = (truth - reconstructions).square().mean(dim=(1, 2, 3))
-    ssim = [
-        structural_similarity_index_measure(a, b, data_range=1.0, reduction="none").reshape(len(a))  # type: ignore[union-attr]
-        for a, b in zip(reconstructions.split(BATCH), truth.split(BATCH), strict=True)
-    ]
-    return {"mse": mse, "psnr": (-10 * mse.log10()).clamp(max=MAX_PSNR), "ssim": torch.cat(ssim)}
 
 
 def chosen_images(cfg: DictConfig, study: Study) -> tuple[list[str], Tensor]:

@@ -34,7 +34,8 @@ DECISIVE = (
     "data.feature_type",
     "trainer.precision",
 )
-"""Options a decoder's run can't change on its way. `trainer.max_epochs` may grow, and folders may move."""
+"""Options a decoder's run can't change on its way. `trainer.max_epochs` may grow where the schedule doesn't depend on it, and
+folders may move."""
 DECISIVE_OF_ENCODER = (
     "classifier",
     "seed",

@@ -3,7 +3,7 @@
 import csv
 import io
 import logging
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from copy import copy
 from pathlib import Path
 from typing import Any
@@ -16,6 +16,7 @@ from omegaconf import DictConfig, ListConfig, OmegaConf
 from PIL import Image
 from torch import Tensor
 from torch.utils.tensorboard import SummaryWriter
+from torchmetrics.functional.image import structural_similarity_index_measure
 
 from inversion import pixels, runs, trained
 from inversion.alexnet import TAPS
@@ -23,7 +24,7 @@ from inversion.building import build
 from inversion.datamodule import ImageDataModule, to_input
 from inversion.errors import InputError
 from inversion.files import whole_file, write_whole
-from inversion.metrics import mean_squared_errors
+from inversion.metrics import MAX_PSNR, mean_squared_errors
 
 log = logging.getLogger(__name__)
 
@@ -47,6 +48,8 @@ class Study:
         titles = runs.titles(found)
         self.runs = {titles[run.folder]: trained.load(run.folder, cfg.weights) for run in found}
         """Title -> run."""
+        self.folders = {titles[run.folder]: run.folder for run in found}
+        """Title -> the run's folder."""
         splits = {run.record["split"] for run in self.runs.values()}
         if len(splits) > 1:
             raise InputError("These runs were trained on different draws of images: study those of one draw at a time.")
@@ -118,13 +121,33 @@ class Study:
             parts.append(mean_squared_errors(run.decoder.draw(run.standardize(some)), pixels.normalize(images)))
         return torch.cat(parts)
 
-    def native_reconstructions(self, run: trained.TrainedRun) -> Tensor:
-        """What the run makes of the images, at their native size: (N, 3, n, n) in [0, 1]."""
+    @torch.no_grad()
+    def native_reconstructions(self, run: Callable[[Tensor], Tensor]) -> Tensor:
+        """What the run (or another function of images (B, 3, 227, 227) in [-1, 1]) makes of the images, at their native size:
+        (N, 3, n, n) in [0, 1].
+        """
         parts = []
         for chunk in self.images.split(BATCH):
-            shown = pixels.denormalize(run.reconstruct(to_input(chunk)))
+            shown = pixels.denormalize(run(to_input(chunk)))
             parts.append(pixels.to_native(shown, self.native_size).clamp(0, 1))
         return torch.cat(parts)
+
+
+def image_scores(truth: Tensor, reconstructions: Tensor) -> dict[str, Tensor]:
+    """Each image's `mse`, `psnr` (dB) and `ssim`.
+
+    Args:
+        truth, reconstructions: (N, 3, n, n) in [0, 1], at the native size.
+
+    Returns:
+        name -> (N,).
+    """
+    mse = (truth - reconstructions).square().mean(dim=(1, 2, 3))
+    ssim = [
+        structural_similarity_index_measure(a, b, data_range=1.0, reduction="none").reshape(len(a))  # type: ignore[union-attr]
+        for a, b in zip(reconstructions.split(BATCH), truth.split(BATCH), strict=True)
+    ]
+    return {"mse": mse, "psnr": (-10 * mse.log10()).clamp(max=MAX_PSNR), "ssim": torch.cat(ssim)}
 
 
 def layer_colour(layer: str) -> tuple[float, ...]:

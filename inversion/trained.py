@@ -64,6 +64,10 @@ class TrainedRun(nn.Module):
         """Features (B, *feature_shape), not standardised -> images (B, 3, 227, 227) in [-1, 1]."""
         return self.decoder(self.standardize(features))
 
+    def forward(self, images: Tensor) -> Tensor:
+        """`reconstruct`."""
+        return self.reconstruct(images)
+
     def reconstruct(self, images: Tensor) -> Tensor:
         """Images (B, 3, 227, 227) in [-1, 1] -> what the layer's features give back, same shape and range."""
         return self.decode(self.encode(images))

@@ -12,6 +12,7 @@ from torch import nn
 
 from inversion import pixels
 from inversion.alexnet import Encoder
+from inversion.study import Study, image_scores
 
 
 @pytest.fixture(scope="module")
@@ -88,11 +89,11 @@ def test_dropping_and_noise_are_as_large_as_asked():
 
 
 def test_each_images_scores(images):
-    scores = experiment("compare_layers").image_scores(images, images)
+    scores = image_scores(images, images)
     assert torch.equal(scores["mse"], torch.zeros(6)) and torch.equal(scores["psnr"], torch.full((6,), 100.0))
     assert torch.allclose(scores["ssim"], torch.ones(6))
     grey, lighter = torch.full((2, 3, 32, 32), 0.5), torch.stack([torch.full((3, 32, 32), value) for value in (0.6, 0.7)])
-    assert torch.allclose(experiment("compare_layers").image_scores(grey, lighter)["mse"], torch.tensor([0.01, 0.04]))
+    assert torch.allclose(image_scores(grey, lighter)["mse"], torch.tensor([0.01, 0.04]))
 
 
 # position_colour
@@ -188,8 +189,6 @@ class FakeRun:
 
 
 def test_a_dead_channel_changes_nothing_and_a_live_one_what_it_should(sweep):
-    from inversion.study import Study
-
     channels = experiment("channels")
     study = Study(OmegaConf.create({"runs": str(sweep), "weights": None, "part": "val", "images": None}))
     n = study.native_size
@@ -270,6 +269,41 @@ def test_images_that_are_done_are_kept_and_others_go_on(sweep, tmp_path, one_lin
     assert outcome.code == 1 and "made with other options" in one_line(outcome.said)
 
 
+# controls
+
+
+def test_the_nearest_is_found_whichever_batch_it_is_in():
+    features = torch.tensor([[0.0, 0.0], [5.0, 5.0]])
+    batches = [torch.tensor([[9.0, 9.0], [4.0, 5.0]]), torch.tensor([[0.1, 0.0], [5.0, 4.5]])]
+    assert experiment("controls").nearest(features, batches).tolist() == [2, 3]
+
+
+def test_the_features_error_is_0_for_the_same_and_1_for_their_mean():
+    features = torch.rand(5, 3, 2, 2, generator=torch.Generator().manual_seed(0))
+    error = experiment("controls").feature_error
+    assert error(features, features) == 0
+    assert error(features.mean(0).expand_as(features), features) == pytest.approx(1)
+
+
+def test_controls_train_what_they_compare_and_go_on(sweep, tmp_path):
+    options = [f"runs={sweep / 'fc8'}", "epochs=1", "shown=2", f"hydra.run.dir={tmp_path}"]
+    assert run_experiment("controls", *options) == Outcome(0, "")
+    rows = {row["method"]: row for row in csv.DictReader((tmp_path / "controls.csv").open())}
+    assert list(rows) == ["Decoder", "Untrained encoder", "Autoencoder", "Nearest image", "Mean image"]
+    assert float(rows["Nearest image"]["feature_error"]) < float(rows["Mean image"]["feature_error"])
+    assert {path.name for path in (tmp_path / "fc8").iterdir()} == {"decoder", "untrained", "autoencoder"}
+    of_decoder, of_autoencoder = (
+        torch.load(tmp_path / "fc8" / name / "checkpoints" / "last.ckpt", weights_only=True)["state_dict"]
+        for name in ("decoder", "autoencoder")
+    )
+    assert not any(key.startswith("encoder.") for key in of_decoder)
+    started = Encoder("fc8", "random").network.state_dict()
+    assert any(not torch.equal(of_autoencoder[f"encoder.network.{key}"], value) for key, value in started.items())
+    before = (tmp_path / "fc8" / "autoencoder" / "checkpoints" / "last.ckpt").stat().st_mtime_ns
+    assert run_experiment("controls", *options) == Outcome(0, "")
+    assert (tmp_path / "fc8" / "autoencoder" / "checkpoints" / "last.ckpt").stat().st_mtime_ns == before
+
+
 # each on a small sweep
 
 SMALL = {
@@ -312,6 +346,7 @@ def test_a_study_writes_figure_table_and_findings(sweep, tmp_path, capsys, name)
         ("interpolate", ["pairs=100"], "pairs=100"),
         ("channels", ["images=3", "patches=1", "kept=[0]"], "kept=[0]"),
         ("channels", ["images=3", "patches=1", "image=100"], "image=100"),
+        ("controls", ["epochs=0"], "epochs=0"),
         ("optimise", ["steps=0"], "steps=0"),
         ("optimise", ["tv=-1"], "tv=-1"),
     ],
