@@ -33,6 +33,7 @@ from inversion.datamodule import ImageDataModule, to_input
 from inversion.errors import InputError
 from inversion.figures import samples_figure, stacked
 from inversion.inversion_module import InversionModule
+from inversion.runs import is_finished
 from inversion.study import BATCH, Study, image_scores, new_figure, publish
 
 log = logging.getLogger(__name__)
@@ -83,7 +84,11 @@ def options_of(run: Path, cfg: DictConfig, folder: Path) -> list[str]:
 
 
 def train_again(run: Path, cfg: DictConfig, folder: Path, *different: str) -> trained.TrainedRun:
-    """Trains the run's decoder by `train.py` with the same options but those that differ, and loads it."""
+    """Trains the run's decoder by `train.py` with the same options but those that differ, unless the folder holds it, and loads
+    it.
+    """
+    if is_finished(folder):
+        return trained.load(folder)
     command = [sys.executable, str(REPOSITORY / "train.py"), *options_of(run, cfg, folder), *different]
     log.info(shlex.join(["python", "train.py", *command[2:]]))
     done = subprocess.run(command)
