@@ -84,8 +84,8 @@ def options_of(run: Path, cfg: DictConfig, folder: Path) -> list[str]:
 
 
 def train_again(run: Path, cfg: DictConfig, folder: Path, *different: str) -> trained.TrainedRun:
-    """Trains the run's decoder by `train.py` with the same options but those that differ, unless the folder holds it, and loads
-    it.
+    """Trains the run's decoder by `train.py` with the same options but those that differ, and loads it. What the folder holds
+    already stays.
     """
     if is_finished(folder):
         return trained.load(folder)
