@@ -52,7 +52,7 @@ def extremes_figure(study: Study, run: TrainedRun, title: str, mse: Tensor, numb
     figures = []
     for name, places in (("best", order[:number]), ("worst", order[-number:].flip(0))):
         images = to_input(study.images[places])
-        columns = {name: images, f"MSE {mse[places].min():.4f} to {mse[places].max():.4f}": run.reconstruct(images)}
+        columns = {"Original": images, f"MSE {mse[places].min():.4f} to {mse[places].max():.4f}": run.reconstruct(images)}
         shown = {key: pixels.to_uint8(pixels.denormalize(value)) for key, value in columns.items()}
         figures.append(samples_figure(shown, tile=128, title=f"{title}, {name}"))
     return side_by_side(figures)

@@ -4,8 +4,8 @@ python experiments/frequency.py runs=outputs/<sweep>
 
 Per layer, the share of the images' power that the reconstructions hold, R2(f) = 1 - sum |X - X'|^2 / sum |X|^2 over images,
 colours and the band of spatial frequencies around f, with the training images' mean taken off both; at the images' native
-size, since what the encoder is given beyond that is interpolated. And the error's share of the variance of luminance and of
-chrominance.
+size, since what the encoder is given beyond that is interpolated. The error's share of the variance of luminance and of
+chrominance. And whether the reconstructions' spectrum has peaks, as a checkerboard gives it.
 """
 
 from pathlib import Path
@@ -15,11 +15,13 @@ import torch
 from omegaconf import DictConfig
 from torch import Tensor
 
-from inversion import command_line
+from inversion import command_line, pixels
 from inversion.study import Study, layer_colour, new_figure, publish
 
 LUMINANCE = torch.tensor([0.299, 0.587, 0.114])
 """Of red, green and blue (ITU-R BT.601)."""
+PATTERNED = 100
+"""Images whose reconstructions, at 227 x 227, are searched for a pattern that repeats."""
 
 
 def r2_by_frequency(truth: Tensor, reconstructions: Tensor, mean: Tensor) -> Tensor:
@@ -63,6 +65,29 @@ def unexplained_by_colour(truth: Tensor, reconstructions: Tensor, mean: Tensor) 
     return {name: e / v for name, e, v in zip(("luminance", "chrominance"), errors, variances, strict=True)}
 
 
+def spectrum(images: Tensor) -> Tensor:
+    """Mean power by cycles an image along rows and columns, over images and colours: (N, 3, n, n) -> (n // 2 + 1,)."""
+    window = torch.hann_window(images.shape[-1], periodic=False, dtype=torch.float64)
+    powers = []
+    for directed in (images, images.mT):
+        centred = directed.double() - directed.double().mean(dim=-1, keepdim=True)
+        powers.append(torch.fft.rfft(centred * window).abs().square().mean(dim=(0, 1, 2)))
+    return torch.stack(powers).mean(0)
+
+
+def largest_peak(power: Tensor) -> tuple[float, int]:
+    """How far the spectrum rises over its neighbours anywhere (the geometric mean of what lies 2 and 3 cycles to either side),
+    and at how many cycles an image: a pattern that repeats, such as a checkerboard from up-sampling, stands out as a peak.
+    About 1 where there is none. Frequencies with less than a millionth of the power are left out.
+    """
+    places = range(6, len(power) - 3)
+    logs = power.clamp_min(1e-300).log()
+    seen = [f for f in places if power[f] > 1e-6 * power.sum()]
+    rises = {f: float((logs[f] - logs[[f - 3, f - 2, f + 2, f + 3]].mean()).exp()) for f in seen}
+    place = max(rises, key=lambda f: rises[f], default=0)
+    return rises.get(place, 1.0), place
+
+
 def frequency(cfg: DictConfig, folder: Path) -> None:
     """Writes `frequency.png` and `frequency.csv` into the folder."""
     study = Study(cfg)
@@ -78,11 +103,15 @@ def frequency(cfg: DictConfig, folder: Path) -> None:
         by_colour.bar([i - 0.2, i + 0.2], list(colour.values()), width=0.38, color=["0.35", "tab:orange"])
         rows += [{"run": title, "what": "R2", "cycles_per_image": f, "value": float(value)} for f, value in enumerate(r2)]
         rows += [{"run": title, "what": f"unexplained {name}", "value": value} for name, value in colour.items()]
+        _, inputs = study.samples(PATTERNED)
+        rise, place = largest_peak(spectrum(pixels.denormalize(run.reconstruct(inputs))))
+        rows.append({"run": title, "what": "largest peak", "cycles_per_image": place, "value": rise})
         half = next((f for f in range(1, len(r2)) if r2[f] < 0.5), None)
         where = "at every frequency" if half is None else "at none" if half == 1 else f"up to {half - 1} cycles an image"
         findings.append(
             f"{title} holds at least half of the power {where}; it misses {colour['luminance']:.1%} of luminance's variance "
-            f"and {colour['chrominance']:.1%} of chrominance's."
+            f"and {colour['chrominance']:.1%} of chrominance's. The largest peak of its mean "
+            f"spectrum is {rise:.2f} times its neighbours, at {place} cycles an image."
         )
     by_frequency.set(
         title="What comes back, by frequency", xlabel="spatial frequency (cycles per image)", ylabel="R² of the band"

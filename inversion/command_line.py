@@ -4,6 +4,7 @@ import difflib
 import sys
 import tempfile
 from collections.abc import Callable, Sequence
+from functools import wraps
 from pathlib import Path
 from typing import Any
 
@@ -43,6 +44,7 @@ def run(task: Callable[[DictConfig, Path], Any], config_name: str = "config") ->
     except InputError as error:
         sys.exit(f"error: {error}")
 
+    @wraps(task)  # Hydra names the log after the task's file
     def job(config: DictConfig) -> None:
         run_job(task, config)
 

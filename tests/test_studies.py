@@ -56,6 +56,20 @@ def test_grey_pictures_miss_all_of_chrominance_and_nothing_of_luminance(images):
     assert found == pytest.approx({"luminance": 1, "chrominance": 1})
 
 
+@pytest.mark.parametrize("cycles", [12, 48, 96])
+def test_a_pattern_that_repeats_is_a_peak(cycles):
+    frequency = experiment("frequency")
+    white = torch.fft.fft2(torch.randn(8, 3, 227, 227, generator=torch.Generator().manual_seed(0)))
+    radius = torch.fft.fftfreq(227, 1 / 227).square()
+    images = torch.fft.ifft2(white / (1 + (radius + radius[:, None]).sqrt())).real  # spectra fall as those of photos do
+    rise, _ = frequency.largest_peak(frequency.spectrum(images))
+    assert 1 <= rise < 1.2
+    pattern = 0.2 * images.std() * torch.cos(2 * math.pi * cycles * torch.arange(227) / 227)
+    for patterned in (images + pattern, images + pattern[:, None]):
+        rise, place = frequency.largest_peak(frequency.spectrum(patterned))
+        assert rise > 1.3 and place == cycles
+
+
 # perturb
 
 
