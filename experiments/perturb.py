@@ -10,6 +10,7 @@ these. Units that are left out of fc8 get their mean over the images, since its 
 from collections.abc import Callable
 from functools import partial
 from pathlib import Path
+from typing import Any, NamedTuple
 
 import torch
 from matplotlib.figure import Figure
@@ -20,10 +21,11 @@ from inversion import command_line, pixels
 from inversion.alexnet import LAST_LAYER
 from inversion.errors import InputError
 from inversion.figures import samples_figure, stacked
+from inversion.metrics import mean_squared_errors
 from inversion.study import Study, layer_colour, new_figure, publish
 
-Change = Callable[[Tensor], Tensor]
-"""Features (B, *feature_shape) -> changed ones, the same shape."""
+TOP, ALL_BUT_TOP, SIGNS, DROPPED, NOISE = "top", "all but top", "signs", "dropped", "noise"
+"""The kinds of change."""
 
 
 def binarised(features: Tensor) -> Tensor:
@@ -50,21 +52,34 @@ def only_top(features: Tensor, k: int, mean: Tensor, others: bool = False) -> Te
     return torch.where(top ^ others, features, mean)
 
 
-def changes(cfg: DictConfig, layer: str, mean: Tensor, deviation: Tensor) -> dict[str, Change]:
-    """The changes that a layer's features are put to, by name, the first of them none."""
+class Change(NamedTuple):
+    """What is done to a layer's features before they are decoded."""
+
+    kind: str
+    size: float | None
+    """How much of it is done; None where there is no more or less."""
+    apply: Callable[[Tensor], Tensor]
+    """Features (B, *feature_shape) -> changed ones, the same shape."""
+
+
+def name_of(kind: str, size: float | None) -> str:
+    """What a change is called."""
+    return kind if size is None else f"{kind} {size:g}"
+
+
+def changes(cfg: DictConfig, layer: str, mean: Tensor, deviation: Tensor) -> list[Change]:
+    """What a layer's features, of this mean and deviation over the images, are put to. The first change is none."""
     generator = torch.Generator().manual_seed(cfg.seed)
-    found: dict[str, Change] = {"as it is": lambda f: f}
+    found = [Change("as it is", None, lambda features: features)]
     if layer == LAST_LAYER:
-        for k in cfg.top:
-            found[f"top {k}"] = partial(only_top, k=k, mean=mean)
-        for k in cfg.top:
-            found[f"all but top {k}"] = partial(only_top, k=k, mean=mean, others=True)
+        found += [Change(TOP, k, partial(only_top, k=k, mean=mean)) for k in cfg.top]
+        found += [Change(ALL_BUT_TOP, k, partial(only_top, k=k, mean=mean, others=True)) for k in cfg.top]
     else:
-        found["signs"] = binarised
-    found[f"{cfg.drop:.0%} dropped"] = partial(dropped, share=cfg.drop, generator=generator)
-    for size in cfg.noise:
-        found[f"noise {size}"] = partial(with_noise, deviation=deviation, size=size, generator=generator)
-    return found
+        found.append(Change(SIGNS, None, binarised))
+    found.append(Change(DROPPED, cfg.drop, partial(dropped, share=cfg.drop, generator=generator)))
+    return found + [
+        Change(NOISE, size, partial(with_noise, deviation=deviation, size=size, generator=generator)) for size in cfg.noise
+    ]
 
 
 def perturb(cfg: DictConfig, folder: Path) -> None:
@@ -72,7 +87,8 @@ def perturb(cfg: DictConfig, folder: Path) -> None:
     if not 0 <= cfg.drop <= 1:
         raise InputError(f"drop={cfg.drop} must lie between 0 and 1.")
     study = Study(cfg)
-    rows: list[dict[str, object]] = []
+    floor = float(mean_squared_errors(study.datamodule.mean_image()[None], pixels.normalize(study.images)).mean())
+    rows: list[dict[str, Any]] = []
     figures, findings = [], []
     for title, run in study.runs.items():
         features = study.features(run)
@@ -80,27 +96,58 @@ def perturb(cfg: DictConfig, folder: Path) -> None:
             raise InputError(f"top={list(cfg.top)} must hold numbers from 1 to {features.shape[1]}, fc8's outputs.")
         _, shown = study.samples(cfg.shown)
         columns = {"Original": pixels.to_uint8(pixels.denormalize(shown))}
-        errors = {}
-        for name, change in changes(cfg, run.layer, features.mean(0), features.std(0)).items():
-            errors[name] = float(study.errors(run, change(features)).mean())
-            columns[name] = pixels.to_uint8(pixels.denormalize(run.decode(change(run.encode(shown)))))
-            rows.append({"run": title, "change": name, "mse": errors[name]})
+        own: list[dict[str, Any]] = []
+        for change in changes(cfg, run.layer, features.mean(0), features.std(0)):
+            error = float(study.errors(run, change.apply(features)).mean())
+            columns[name_of(change.kind, change.size)] = pixels.to_uint8(
+                pixels.denormalize(run.decode(change.apply(run.encode(shown))))
+            )
+            own.append({"run": title, "change": change.kind, "size": change.size, "mse": error, "mean_image_mse": floor})
+            own[-1]["ratio"] = error / own[0]["mse"]
+        rows += own
         figures.append(samples_figure(columns, tile=128, title=title))
-        before, *others = errors.items()
-        told = ", ".join(f"{name} {error / before[1]:.2f}x" for name, error in others)
-        findings.append(f"{title}: error beside that of the features as they are ({before[1]:.4f}): {told}.")
+        told = ", ".join(f"{name} {row['ratio']:.2f}x" for name, row in zip(list(columns)[2:], own[1:], strict=True))
+        findings.append(
+            f"{title}: error beside that of the features as they are ({own[0]['mse']:.4f}; mean image {floor:.4f}): {told}."
+        )
+    publish(folder, f"{cfg.name}_errors", error_figure(study, rows, floor), rows, [])
     publish(folder, cfg.name, stacked(figures), rows, findings)
-    publish(folder, f"{cfg.name}_errors", error_figure(study, rows), rows, [])
 
 
-def error_figure(study: Study, rows: list[dict[str, object]]) -> Figure:
-    """A bar for each change, a plot for each run."""
-    figure, plots = new_figure(4 * len(study.runs), 4, columns=len(study.runs))
-    for plot, (title, run) in zip(plots, study.runs.items(), strict=True):
-        own = [row for row in rows if row["run"] == title]
-        plot.barh([row["change"] for row in own], [row["mse"] for row in own], color=layer_colour(run.layer))
-        plot.invert_yaxis()
-        plot.set(title=title, xlabel="MSE")
+def error_figure(study: Study, rows: list[dict[str, Any]], floor: float) -> Figure:
+    """The error over the size of the noise and over the number of fc8's outputs, and a bar for each other change."""
+    figure, (noise, top, others) = new_figure(15, 4.5, columns=3)
+    bars: list[tuple[str, float, Any]] = []
+    for title, run in study.runs.items():
+        colour = layer_colour(run.layer)
+        own = {(row["change"], row["size"]): row["mse"] for row in rows if row["run"] == title}
+        whole = own["as it is", None]
+
+        def curve(kind: str, own: dict[tuple[str, float | None], float] = own) -> list[tuple[float, float]]:
+            return sorted((size, error) for (name, size), error in own.items() if name == kind and size is not None)
+
+        noise.plot(*zip((0.0, whole), *curve(NOISE), strict=True), color=colour, marker="o", label=title)
+        for kind, style in ((TOP, "-"), (ALL_BUT_TOP, "--")):
+            if curve(kind):
+                top.plot(*zip(*curve(kind), strict=True), style, color=colour, marker="o", label=f"{title}, {kind} k")
+                top.axhline(whole, color=colour, linestyle=":", label=f"{title}, all")
+        bars += [
+            (f"{title}, {name_of(*key)}", error, colour)
+            for key, error in own.items()
+            if key[0] in ("as it is", SIGNS, DROPPED)
+        ]
+    names, errors, colours = zip(*bars, strict=True)
+    others.barh(names, errors, color=colours)
+    others.invert_yaxis()
+    others.axvline(floor, color="0.5", linestyle=":")
+    for plot in (noise, top):
+        plot.axhline(floor, color="0.5", linestyle=":", label="mean image")
+    noise.set(title="Noise added", xlabel="deviation of the noise / the unit's own", ylabel="MSE")
+    top.set(title="Few of fc8's outputs", xlabel="k, of the largest outputs", ylabel="MSE", xscale="log")
+    others.set(title="Signs alone, units dropped", xlabel="MSE (dotted: mean image)")
+    noise.legend(frameon=False)
+    handles = dict(zip(*reversed(top.get_legend_handles_labels()), strict=True))
+    top.legend(handles.values(), handles.keys(), frameon=False)
     return figure
 
 
