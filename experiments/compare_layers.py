@@ -77,8 +77,11 @@ def compare_layers(cfg: DictConfig, folder: Path) -> None:
             numbers = {key: float(value[i]) for key, value in scores.items()}
             rows.append({"run": title, "file": file, "class": study.classes[study.labels[i]], **numbers})
         best, worst = (study.files[int(i)] for i in (errors[title].argmin(), errors[title].argmax()))
-        means = ", ".join(f"{key.upper()} {float(value.mean()):.4f}" for key, value in scores.items())
-        findings.append(f"{title}: {means} (native size); best {Path(best).name}, worst {Path(worst).name}.")
+        mse, psnr, ssim = (float(scores[key].mean()) for key in ("mse", "psnr", "ssim"))
+        findings.append(
+            f"{title}: MSE {mse:.4f}, PSNR {psnr:.2f} dB, SSIM {ssim:.3f} (native size); best {Path(best).name}, worst "
+            f"{Path(worst).name}."
+        )
         figures.append(extremes_figure(study, run, title, errors[title], cfg.extremes))
     if len(errors) > 1 and len(study.files) > 1:
         (first, a), *_, (last, b) = errors.items()
