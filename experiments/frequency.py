@@ -77,8 +77,8 @@ def spectrum(images: Tensor) -> Tensor:
 
 
 def largest_peak(power: Tensor, reference: Tensor) -> tuple[float, int]:
-    """How far a spectrum, divided by that of the originals, rises over its neighbours anywhere (the geometric mean of what lies
-    2 and 3 cycles to either side), and at how many cycles an image: a pattern that repeats, such as a checkerboard from
+    """How far a spectrum, divided by that of the originals, rises over its neighbours anywhere (the geometric mean of what
+    lies 2 and 3 cycles to either side), and at how many cycles an image: a pattern that repeats, such as a checkerboard from
     up-sampling, stands out as a peak. About 1 where there is none. The division takes out what both have alike: a bilinear
     resize repeats the low frequencies around that of the native pixels. Frequencies with less than a millionth of the
     power are left out.

@@ -194,7 +194,7 @@ def alexnet_from(state: Mapping[str, Tensor], source: str) -> AlexNet:
     """
     advice = "encoder.weights takes a state dict of torchvision's AlexNet, as torch.save(model.state_dict(), path) writes"
     for key, value in state.items():
-        if isinstance(value, Mapping) and value and all(isinstance(inner, Tensor) for inner in value.values()):
+        if isinstance(value, Mapping) and "features.0.weight" in value:
             raise InputError(f"{source} holds its weights under the key {key!r}: save that inner state dict alone.")
     if state and all(str(key).startswith("module.") for key in state):
         raise InputError(f"{source} has keys with DataParallel's prefix 'module.': save model.module.state_dict() instead.")
@@ -235,9 +235,8 @@ def load_weights(weights: str) -> Mapping[str, Tensor]:
     path = imagenet_weights() if weights == "imagenet" else Path(os.path.expanduser(weights))  # noqa: PTH111
     try:
         if not path.is_file():
-            raise InputError(
-                f"encoder.weights={weights}: no such file; give 'imagenet', 'random' or the path of a state dict."
-            )
+            trouble = "a folder" if path.is_dir() else "no such file"
+            raise InputError(f"encoder.weights={weights}: {trouble}; give 'imagenet', 'random' or the path of a state dict.")
         state = torch.load(path, map_location="cpu", weights_only=True)
     except InputError:
         raise
@@ -246,8 +245,8 @@ def load_weights(weights: str) -> Mapping[str, Tensor]:
             reason = error.strerror
         elif isinstance(error, UnpicklingError):  # its text advises to run the file's code
             reason = "damaged, or more than tensors"
-        else:
-            reason = _first_line(error)
+        else:  # the parsers' own words tell of their insides
+            reason = "empty" if path.stat().st_size == 0 else "cut off, damaged, or another kind of file"
         raise InputError(
             f"{path} can't be read as PyTorch weights ({reason}): "
             "encoder.weights takes a state dict written by torch.save, holding tensors only."

@@ -141,8 +141,9 @@ def check_optimizer(module: LightningModule) -> None:
         with warnings.catch_warnings(action="ignore"):  # it is stepped before the optimiser
             scheduler.step(*([0.0] if isinstance(scheduler, ReduceLROnPlateau) else []))
     except (ValueError, TypeError, ArithmeticError, AttributeError, RuntimeError) as error:
+        reason = "a division by zero" if isinstance(error, ArithmeticError) else error
         raise InputError(
-            f"The options of optimizer or scheduler can't be used ({error}): see conf/optimizer and conf/scheduler."
+            f"The options of optimizer or scheduler can't be used ({reason}): see conf/optimizer and conf/scheduler."
         ) from error
 
 

@@ -111,7 +111,7 @@ class Cache:
         path = self.folder / entry.file_name
         try:
             array = np.load(path, mmap_mode="c", allow_pickle=False)  # pages are private if written to, which nobody does
-        except FileNotFoundError:
+        except (FileNotFoundError, NotADirectoryError):
             return None
         except (OSError, ValueError, EOFError, SyntaxError):
             log.warning(f"{path} is damaged and is made again.")
@@ -125,8 +125,10 @@ class Cache:
         for left in self._partial():  # of a process that was killed: whoever holds the lock is alone
             left.unlink()
         if not self.has_room(entries):
-            needed = sum(entry.nbytes for entry in entries) >> 20
-            raise InputError(f"data.cache={self.folder} needs {needed} MiB more: free some, or give another data.cache=PATH.")
+            needed = (sum(entry.nbytes for entry in entries) + SPARE) >> 20
+            raise InputError(
+                f"data.cache={self.folder} needs a disk with {needed} MiB free: free some, or give another data.cache=PATH."
+            )
         paths = {entry.name: self.folder / f"{entry.file_name}.partial" for entry in entries}
         try:
             arrays = {entry.name: _reserve(paths[entry.name], entry) for entry in entries}

@@ -142,6 +142,8 @@ def _check_value(override: Override, config: DictConfig) -> None:
     if not isinstance(parent, DictConfig) or key.rpartition(".")[2] not in list(parent.keys()):
         near = difflib.get_close_matches(key, _all_keys(config), n=3)
         hint = f"did you mean {' or '.join(near)}?" if near else "see python train.py --help."
+        if "." in key and key.partition(".")[0] in REPLACEABLE:
+            hint = f"write +{_text(override)} if its class takes it; {hint}"
         raise InputError(f"{_text(override)}: there is no option {key}; {hint}")
     value = override.value()
     expected: dict[type, tuple[tuple[type, ...], str]] = {

@@ -58,6 +58,7 @@ class PublishedDecoder(Decoder):
         hidden: widths of the fully connected layers (vectors only); the last must be 16 x `start`.
         start: channels of the 4x4 map the last fully connected layer is reshaped to (vectors only).
         up_channels: output channels of the up-convolutions; the last must be 3.
+        kernel, up_kernel: sides of the convolutions' and of the up-convolutions' kernels, odd.
         slope: LeakyReLU's negative slope.
     """
 
@@ -73,12 +74,16 @@ class PublishedDecoder(Decoder):
         channels: Sequence[int] = (),
         hidden: Sequence[int] = (),
         start: int = 256,
+        kernel: int = 3,
+        up_kernel: int = 5,
         slope: float = 0.2,
     ) -> None:
         super().__init__(feature_shape, native_size, output_size)
         check_widths("decoder.up_channels", up_channels)
         check_widths("decoder.channels", channels, may_be_empty=True)
         check_widths("decoder.hidden", hidden, may_be_empty=True)
+        check_kernel("decoder.kernel", kernel)
+        check_kernel("decoder.up_kernel", up_kernel)
         check_slope(slope)
         if up_channels[-1] != 3:
             raise InputError(f"decoder.up_channels={list(up_channels)} must end with 3, the image's colours.")
@@ -96,10 +101,11 @@ class PublishedDecoder(Decoder):
             layers.append(nn.Unflatten(1, (start, 4, 4)))
             width = start
         for out in channels:
-            layers += [nn.Conv2d(width, out, 3, padding=1), nn.LeakyReLU(slope)]
+            layers += [nn.Conv2d(width, out, kernel, padding=kernel // 2), nn.LeakyReLU(slope)]
             width = out
         for out in up_channels:
-            layers += [nn.ConvTranspose2d(width, out, 5, stride=2, padding=2, output_padding=1), nn.LeakyReLU(slope)]
+            up = nn.ConvTranspose2d(width, out, up_kernel, stride=2, padding=up_kernel // 2, output_padding=1)
+            layers += [up, nn.LeakyReLU(slope)]
             width = out
         self.body = nn.Sequential(*layers[:-1])
 
@@ -112,8 +118,8 @@ class CompactDecoder(Decoder):
     data's own resolution, so nothing is spent on interpolated pixels, little on large maps, and nothing checkers.
 
     Feature maps are brought to `channels[0]` by a 1x1 convolution; vectors pass through a bottleneck and a linear layer to a
-    4x4 map. Each size then has `depth` residual 3x3 convolutions (batch normalisation, LeakyReLU); between sizes a 1x1
-    convolution changes the channels and a bilinear resize the side. The last 3x3 convolution, at `native_size`, is linear.
+    4x4 map. Each size then has `depth` residual convolutions (batch normalisation, LeakyReLU); between sizes a 1x1 convolution
+    changes the channels and a bilinear resize the side. The last convolution, at `native_size`, is linear.
 
     Args:
         channels: one width per size, smallest size first. The last size is `native_size`; those before it lie evenly, on a
@@ -121,6 +127,7 @@ class CompactDecoder(Decoder):
             make 4, 8, 16, 32, 64.
         bottleneck: width of the layer that vectors are squeezed through; unused (null) for feature maps.
         depth: residual convolutions at each size; 0 for none.
+        kernel: side of all kernels but the 1x1 ones', odd.
         slope: LeakyReLU's negative slope.
     """
 
@@ -133,10 +140,13 @@ class CompactDecoder(Decoder):
         channels: Sequence[int],
         bottleneck: int | None = None,
         depth: Sequence[int],
+        kernel: int = 3,
         slope: float = 0.2,
     ) -> None:
         super().__init__(feature_shape, native_size, output_size)
         check_widths("decoder.channels", channels)
+        check_list("decoder.depth", depth)
+        check_kernel("decoder.kernel", kernel)
         check_slope(slope)
         if len(depth) != len(channels) or not all(isinstance(number, int) and number >= 0 for number in depth):
             raise InputError(
@@ -164,9 +174,10 @@ class CompactDecoder(Decoder):
             [nn.Identity()] + [nn.Conv2d(a, b, 1) for a, b in zip(channels, channels[1:], strict=False)]
         )
         self.refine = nn.ModuleList(
-            nn.Sequential(*(Residual(width, slope) for _ in range(n))) for width, n in zip(channels, depth, strict=True)
+            nn.Sequential(*(Residual(width, kernel, slope) for _ in range(n)))
+            for width, n in zip(channels, depth, strict=True)
         )
-        self.leave = nn.Sequential(nn.LeakyReLU(slope), nn.Conv2d(channels[-1], 3, 3, padding=1))
+        self.leave = nn.Sequential(nn.LeakyReLU(slope), nn.Conv2d(channels[-1], 3, kernel, padding=kernel // 2))
 
     def draw(self, features: Tensor) -> Tensor:
         x = self.enter(features)
@@ -182,13 +193,12 @@ def sizes_between(first: int, last: int, number: int) -> list[int]:
 
 
 class Residual(nn.Module):
-    """x + LeakyReLU(norm(conv3x3(x))); (B, C, H, W) -> the same shape."""
+    """x + LeakyReLU(norm(conv(x))); (B, C, H, W) -> the same shape."""
 
-    def __init__(self, width: int, slope: float) -> None:
+    def __init__(self, width: int, kernel: int, slope: float) -> None:
         super().__init__()
-        self.branch = nn.Sequential(
-            nn.Conv2d(width, width, 3, padding=1, bias=False), nn.BatchNorm2d(width), nn.LeakyReLU(slope)
-        )
+        convolution = nn.Conv2d(width, width, kernel, padding=kernel // 2, bias=False)
+        self.branch = nn.Sequential(convolution, nn.BatchNorm2d(width), nn.LeakyReLU(slope))
 
     def forward(self, x: Tensor) -> Tensor:
         return x + self.branch(x)
@@ -196,8 +206,21 @@ class Residual(nn.Module):
 
 def check_widths(name: str, widths: Sequence[int], may_be_empty: bool = False) -> None:
     """Raises InputError unless these are positive whole numbers, at least one."""
+    check_list(name, widths)
     if not (widths or may_be_empty) or not all(isinstance(width, int) and width > 0 for width in widths):
         raise InputError(f"{name}={list(widths)} must hold positive whole numbers.")
+
+
+def check_list(name: str, values: object) -> None:
+    """Raises InputError unless it is a list."""
+    if not isinstance(values, list | tuple):
+        raise InputError(f"{name}={values} must be a list, as in {name}=[64,32].")
+
+
+def check_kernel(name: str, side: int) -> None:
+    """Raises InputError unless it is a positive odd whole number, so that a convolution can keep the size."""
+    if not isinstance(side, int) or side < 1 or side % 2 == 0:
+        raise InputError(f"{name}={side} must be an odd whole number, such as 3.")
 
 
 def check_slope(slope: float) -> None:

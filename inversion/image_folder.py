@@ -32,7 +32,9 @@ def read_split(root: Path, classes: int | None, val_fraction: float, test_fracti
     for image in _images(root):
         by_class.setdefault(image.parts[0] if len(image.parts) > 1 else ".", []).append(image.as_posix())
     if not by_class:
-        raise InputError(f"data.root={root} holds no images ({', '.join(IMG_EXTENSIONS)}).")
+        raise InputError(
+            f"data.root={root} holds no images ({', '.join(IMG_EXTENSIONS)}): give the folder of your images, or convert them."
+        )
     drawn = draw_classes(list(by_class), classes, seed)
     parts: dict[str, list[str]] = {"train": [], "val": [], "test": []}
     class_of = {file: key for key in drawn for file in by_class[key]}

@@ -70,6 +70,8 @@ def draw_classes(ids: Sequence[str], number: int | str | None, seed: int) -> lis
     if number is None:
         return ids
     if not 1 <= number <= len(ids):
+        if len(ids) == 1:
+            raise InputError(f"data.classes={number}: the data has 1 class only; leave data.classes out, or give null.")
         raise InputError(f"data.classes={number} must lie between 1 and {len(ids)}, the number of classes in the data.")
     return sorted(random.Random(seed).sample(ids, number))
 

@@ -58,7 +58,8 @@ def provide(root: Path, archive: Path | None, url: str, md5_sum: str) -> Path:
     if archive is not None:
         _check_is_file(archive)
     found = find_root(root)
-    if found is not None and archive is None:
+    if found is not None:
+        _check_same_archive(found, archive)
         return found
     try:
         root.mkdir(parents=True, exist_ok=True)

@@ -135,8 +135,7 @@ def _changed(change):
         (_other_architecture, "is not AlexNet"),
         (_wrong_shape, "features.0.weight"),
         (_not_finite, "not finite"),
-        (_cut_off, "can't be read"),
-        (lambda path: path.write_bytes(b""), "can't be read"),
+        (_cut_off, "cut off"),
         (lambda path: path.write_bytes(b"garbage" * 1000), "can't be read"),
         (lambda path: path.write_bytes(pickle.dumps({"a": Payload()})), "can't be read"),
         (lambda path: torch.save([1, 2], path), "not a state dict"),
@@ -164,6 +163,9 @@ def _changed(change):
             "features.0.bias holds no dense",
         ),
         (lambda path: None, "no such file"),
+        (lambda path: path.mkdir(), "a folder"),
+        (lambda path: path.touch(), "empty"),
+        (_changed(lambda state: {"state_dict": {"fc.weight": torch.ones(1)}}), "does not belong to it|is missing"),
     ],
 )
 @pytest.mark.filterwarnings("ignore")  # torch's, of sparse and quantised tensors and other pickles than its own

@@ -92,7 +92,7 @@ def test_a_filling_that_fails_leaves_nothing(tmp_path):
 
 def test_a_full_disk_is_told_before_anything_is_made(tmp_path, monkeypatch):
     monkeypatch.setattr(shutil, "disk_usage", lambda path: shutil._ntuple_diskusage(10**9, 10**9, 0))
-    with pytest.raises(InputError, match="needs 0 MiB more"):
+    with pytest.raises(InputError, match="256 MiB free"):
         Cache(tmp_path).get([entry()], forbidden)
 
 

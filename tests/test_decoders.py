@@ -66,6 +66,23 @@ def test_compact_follows_the_datas_resolution(native_size, layer):
         assert decoder(features).shape == (1, 3, 227, 227)
 
 
+@pytest.mark.parametrize(
+    ("kernels", "decoder"),
+    [
+        ([5, 5, 5], lambda: CompactDecoder((8, 4, 4), 64, 227, channels=[8, 4], depth=[1, 1], kernel=5)),
+        ([1, 7], lambda: PublishedDecoder((8, 4, 4), 64, 227, channels=[8], up_channels=[3], kernel=1, up_kernel=7)),
+    ],
+)
+def test_kernels_of_any_odd_side_keep_the_sizes(kernels, decoder):
+    built = decoder().eval()
+    convolutions = [m for m in built.modules() if isinstance(m, nn.Conv2d | nn.ConvTranspose2d)]
+    sides = [m.kernel_size[0] for m in convolutions]
+    assert sides == kernels or [side for side in sides if side > 1] == kernels  # compact has 1x1 ones beside
+    with torch.no_grad():
+        drawn = built.draw(torch.zeros(1, 8, 4, 4))
+    assert drawn.shape == (1, 3, *[64 if isinstance(built, CompactDecoder) else 8] * 2)
+
+
 def checkers(images):
     """Energy at the finest checkerboards (period 2 along either axis) over that of the frequencies beside them."""
     spectrum = torch.fft.fft2(images - images.mean((-2, -1), keepdim=True)).abs().square().mean((0, 1))
@@ -109,6 +126,10 @@ def test_working_sizes(first, last, number, sizes):
         (lambda: CompactDecoder((8,), 64, 227, channels=[8], depth=[1]), "decoder.bottleneck"),
         (lambda: CompactDecoder((8, 4, 4), 64, 227, channels=[8], depth=[1], bottleneck=3), "decoder.bottleneck"),
         (lambda: CompactDecoder((8, 4, 4), 64, 227, channels=[8], depth=[1], slope=1.5), "decoder.slope"),
+        (lambda: CompactDecoder((8, 4, 4), 64, 227, channels=8, depth=[1]), "decoder.channels=8 must be a list"),
+        (lambda: CompactDecoder((8, 4, 4), 64, 227, channels=[8], depth=1), "decoder.depth=1 must be a list"),
+        (lambda: CompactDecoder((8, 4, 4), 64, 227, channels=[8], depth=[1], kernel=4), "decoder.kernel=4"),
+        (lambda: PublishedDecoder((8, 4, 4), 64, 227, up_channels=[3], up_kernel="5"), "decoder.up_kernel=5"),
         (lambda: PublishedDecoder((8,), 64, 227, up_channels=[3], hidden=[100]), "decoder.hidden"),
         (lambda: PublishedDecoder((8, 4, 4), 64, 227, up_channels=[8, 4]), "must end with 3"),
     ],
