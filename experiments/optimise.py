@@ -5,10 +5,12 @@ python experiments/optimise.py runs=outputs/<sweep>
 A. Mahendran and A. Vedaldi, "Understanding Deep Image Representations by Inverting Them" (CVPR 2015): from noise, gradient
 descent on
 
-    ||f(x) - f(x0)||^2 / ||f(x0)||^2  +  bound * mean |x|^alpha  +  tv * mean (dx^2 + dy^2)^(beta / 2)
+    ||f(Ux) - f(x0)||^2 / ||f(x0)||^2  +  bound * mean |x|^alpha  +  tv * mean (dx^2 + dy^2)^(beta / 2)
 
-with x in [-1, 1], here by Adam. Beside each stands what the run's decoder gives: errors of pixels and of features, and time.
-An image that is done is kept in the folder; the same command with the same `hydra.run.dir` goes on with the others.
+with x in [-1, 1], here by Adam. x has the images' native size and U resizes it as they are: among images of 227 x 227 pixels,
+noise that resembles nothing matches the features as well. Beside each stands what the run's decoder gives: errors of pixels
+and of features, and time. An image that is done is kept in the folder; the same command with the same `hydra.run.dir` goes on
+with the others.
 """
 
 import logging
@@ -34,7 +36,7 @@ log = logging.getLogger(__name__)
 
 
 def total_variation(images: Tensor, beta: float) -> Tensor:
-    """Each image's mean of (dx^2 + dy^2)^(beta / 2) over pixels and colours: (N, 3, H, W) -> (N,)."""
+    """Each image's mean of (dx^2 + dy^2)^(beta / 2) over pixels and colours, d between neighbours: (N, 3, H, W) -> (N,)."""
     right = images[..., :-1, 1:] - images[..., :-1, :-1]
     down = images[..., 1:, :-1] - images[..., :-1, :-1]
     return (right.square() + down.square() + 1e-8).pow(beta / 2).mean(dim=(1, 2, 3))
@@ -51,7 +53,7 @@ def invert(encoder: Encoder, wanted: Tensor, noise: Tensor, cfg: DictConfig, des
     Args:
         encoder: frozen.
         wanted: (N, *feature_shape).
-        noise: where to start, (N, 3, 227, 227) around [-1, 1].
+        noise: where to start, (N, 3, n, n) around [-1, 1], at the native size.
         cfg: has `steps`, `lr`, `tv`, `beta`, `alpha` and `bound`.
 
     Returns:
@@ -63,19 +65,19 @@ def invert(encoder: Encoder, wanted: Tensor, noise: Tensor, cfg: DictConfig, des
     with tqdm(range(cfg.steps), desc=description, leave=False) as progress:
         for _ in progress:
             optimizer.zero_grad()
-            matches = distances(encoder(images), wanted)
+            matches = distances(encoder(pixels.resize(images, pixels.INPUT_SIZE)), wanted)
             priors = cfg.bound * images.abs().pow(cfg.alpha).mean(dim=(1, 2, 3)) + cfg.tv * total_variation(images, cfg.beta)
             (matches + priors).sum().backward()
             optimizer.step()
             scheduler.step()
             progress.set_postfix(distance=f"{float(matches.detach().mean()):.4f}", refresh=False)
-    return images.detach().clamp(-1, 1)
+    return pixels.resize(images.detach().clamp(-1, 1), pixels.INPUT_SIZE)
 
 
-def started_from(place: int, seed: int) -> Tensor:
-    """The noise that the image at a place starts from, the same whichever images are looked for with it: (3, 227, 227)."""
+def started_from(place: int, size: int, seed: int) -> Tensor:
+    """The noise that the image at a place starts from, the same whichever images are looked for with it: (3, size, size)."""
     generator = torch.Generator().manual_seed(seed + 1_000_003 * place)
-    return 0.1 * torch.randn(3, pixels.INPUT_SIZE, pixels.INPUT_SIZE, generator=generator)
+    return 0.1 * torch.randn(3, size, size, generator=generator)
 
 
 def inverted(run: TrainedRun, inputs: Tensor, cfg: DictConfig, folder: Path) -> tuple[Tensor, float]:
@@ -98,7 +100,7 @@ def inverted(run: TrainedRun, inputs: Tensor, cfg: DictConfig, folder: Path) -> 
     for start in range(0, len(missing), cfg.batch):
         places = missing[start : start + cfg.batch]
         before = time.perf_counter()
-        noise = torch.stack([started_from(i, cfg.seed) for i in places])
+        noise = torch.stack([started_from(i, run.native_size, cfg.seed) for i in places])
         description = f"{run.layer}: images {places[0] + 1} to {places[-1] + 1} of {len(inputs)}"
         images = invert(run.encoder, run.encode(inputs[places]), noise, cfg, description)
         seconds = (time.perf_counter() - before) / len(places)

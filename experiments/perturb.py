@@ -36,9 +36,9 @@ def binarised(features: Tensor) -> Tensor:
     return signs * scale.view(-1, *[1] * (features.dim() - 1))
 
 
-def dropped(features: Tensor, share: float, generator: torch.Generator) -> Tensor:
-    """Each unit set to zero with the probability `share`."""
-    return features * (torch.rand(features.shape, generator=generator) >= share)
+def dropped(features: Tensor, share: float, generator: torch.Generator, fill: Tensor) -> Tensor:
+    """Each unit set to what `fill` (feature_shape, or a scalar) has in its place, with the probability `share`."""
+    return torch.where(torch.rand(features.shape, generator=generator) < share, fill, features)
 
 
 def with_noise(features: Tensor, deviation: Tensor, size: float, generator: torch.Generator) -> Tensor:
@@ -76,7 +76,8 @@ def changes(cfg: DictConfig, layer: str, mean: Tensor, deviation: Tensor) -> lis
         found += [Change(ALL_BUT_TOP, k, partial(only_top, k=k, mean=mean, others=True)) for k in cfg.top]
     else:
         found.append(Change(SIGNS, None, binarised))
-    found.append(Change(DROPPED, cfg.drop, partial(dropped, share=cfg.drop, generator=generator)))
+    fill = mean if layer == LAST_LAYER else torch.zeros(())
+    found.append(Change(DROPPED, cfg.drop, partial(dropped, share=cfg.drop, generator=generator, fill=fill)))
     return found + [
         Change(NOISE, size, partial(with_noise, deviation=deviation, size=size, generator=generator)) for size in cfg.noise
     ]
@@ -139,6 +140,7 @@ def error_figure(study: Study, rows: list[dict[str, Any]], floor: float) -> Figu
     names, errors, colours = zip(*bars, strict=True)
     others.barh(names, errors, color=colours)
     others.invert_yaxis()
+    others.locator_params(axis="x", nbins=5)
     others.axvline(floor, color="0.5", linestyle=":")
     for plot in (noise, top):
         plot.axhline(floor, color="0.5", linestyle=":", label="mean image")

@@ -9,6 +9,7 @@ made on the images themselves ("Original"): what they miss, the estimator misses
 
 import math
 from pathlib import Path
+from typing import Any
 
 import torch
 from matplotlib.figure import Figure
@@ -92,14 +93,14 @@ def reconstructions(run: TrainedRun | None, images: Tensor) -> Tensor:
     return torch.cat([pixels.denormalize(run.reconstruct(chunk * 2 - 1)) for chunk in images.split(BATCH)])
 
 
-def measures(cfg: DictConfig, run: TrainedRun | None, images: Tensor) -> list[dict[str, object]]:
+def measures(cfg: DictConfig, run: TrainedRun | None, images: Tensor) -> list[dict[str, Any]]:
     """A row for every shift, every turn and the grey version: what was estimated, beside what was done.
 
     `spread` is the images' standard deviation, `error` the mean absolute one: pixels for shifts, degrees for turns. `grey`
     estimates the colour that is left, root mean square, as a share of the reconstruction's when nothing was taken away.
     """
     before = reconstructions(run, images)
-    rows: list[dict[str, object]] = []
+    rows: list[dict[str, Any]] = []
     for shift in cfg.shifts:
         found = torch.cat(
             [
@@ -123,18 +124,17 @@ def measures(cfg: DictConfig, run: TrainedRun | None, images: Tensor) -> list[di
     return rows
 
 
-def measures_figure(study: Study, rows: list[dict[str, object]]) -> Figure:
+def measures_figure(study: Study, rows: list[dict[str, Any]]) -> Figure:
     """Estimated against true shift and turn, and the colour that grey images come back with."""
     figure, (shifts, turns, greys) = new_figure(15, 4.5, columns=3)
     titles = ["Original", *study.runs]
     for i, title in enumerate(titles):
         colour = "0.5" if title == "Original" else layer_colour(study.runs[title].layer)
         style = {"color": colour, "label": title, "marker": "o", "linestyle": "--" if title == "Original" else "-"}
-        for plot, what in ((shifts, "shift"), (turns, "turn")):
+        for plot, what, apart in ((shifts, "shift", 0.8), (turns, "turn", 4.0)):
             own = sorted((row for row in rows if row["run"] == title and row["what"] == what), key=lambda row: row["done"])  # type: ignore
-            plot.errorbar(
-                [r["done"] for r in own], [r["estimate"] for r in own], [r["spread"] for r in own], capsize=3, **style
-            )
+            places = [r["done"] + (i - (len(titles) - 1) / 2) * apart for r in own]  # beside one another, to be told apart
+            plot.errorbar(places, [r["estimate"] for r in own], [r["spread"] for r in own], capsize=3, **style)
         (left,) = (row for row in rows if row["run"] == title and row["what"] == "grey")
         greys.bar(i, left["estimate"], yerr=left["spread"], color=colour, capsize=3)
     shifts.set(
@@ -160,7 +160,7 @@ def position_colour(cfg: DictConfig, folder: Path) -> None:
         raise InputError(f"A shift by {too_large[0]} pixels can't be estimated: at most {MOST} of the 227 are looked for.")
     study = Study(cfg)
     images = pixels.denormalize(to_input(study.images))
-    rows: list[dict[str, object]] = []
+    rows: list[dict[str, Any]] = []
     findings = []
     for title, run in [("Original", None), *study.runs.items()]:
         own = measures(cfg, run, images)

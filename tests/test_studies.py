@@ -95,8 +95,10 @@ def test_the_top_outputs_and_all_others():
 def test_dropping_and_noise_are_as_large_as_asked():
     perturb, ones = experiment("perturb"), torch.ones(100, 100)
     generator = torch.Generator().manual_seed(0)
-    assert perturb.dropped(ones, 0.3, generator).mean() == pytest.approx(0.7, abs=0.02)
-    assert torch.equal(perturb.dropped(ones, 0.0, generator), ones)
+    zero = torch.zeros(())
+    assert perturb.dropped(ones, 0.3, generator, zero).mean() == pytest.approx(0.7, abs=0.02)
+    assert torch.equal(perturb.dropped(ones, 0.0, generator, zero), ones)
+    assert torch.equal(perturb.dropped(ones, 1.0, generator, torch.arange(100.0))[7], torch.arange(100.0))
     noisy = perturb.with_noise(ones, 2 * torch.ones(100), 0.5, generator)
     assert (noisy - ones).std() == pytest.approx(1, abs=0.03)
 
@@ -262,13 +264,15 @@ def test_priors_have_the_values_they_should():
 
 def test_optimisation_comes_closer_whoever_is_in_the_batch():
     optimise, encoder = experiment("optimise"), Encoder("conv1", "random")
-    images = pixels.resize(torch.rand(2, 3, 8, 8, generator=torch.Generator().manual_seed(0)) * 2 - 1, 227)
-    wanted = encoder(images)
-    noise = torch.stack([optimise.started_from(i, 0) for i in range(2)])
+    native = pixels.resize(torch.rand(2, 3, 8, 8, generator=torch.Generator().manual_seed(0)) * 2 - 1, 64)
+    wanted = encoder(pixels.resize(native, 227))
+    noise = torch.stack([optimise.started_from(i, 64, 0) for i in range(2)])
     assert not torch.equal(noise[0], noise[1])
     cfg = OmegaConf.create({"steps": 15, "lr": 0.1, "tv": 0.01, "beta": 2.0, "alpha": 6, "bound": 0.01})
     found = optimise.invert(encoder, wanted, noise, cfg)
-    assert (optimise.distances(encoder(found), wanted) < 0.5 * optimise.distances(encoder(noise), wanted)).all()
+    assert found.shape == (2, 3, 227, 227)
+    before = optimise.distances(encoder(pixels.resize(noise, 227)), wanted)
+    assert (optimise.distances(encoder(found), wanted) < 0.5 * before).all()
     alone = optimise.invert(encoder, wanted[1:], noise[1:], cfg)
     assert torch.allclose(alone[0], found[1], atol=1e-3)
 
