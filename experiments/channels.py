@@ -96,9 +96,10 @@ def exciting_patches(encoder: Encoder, images: Tensor, features: Tensor, channel
     return pixels.to_uint8(pixels.denormalize(torch.cat(patches)))
 
 
-def map_picture(values: Tensor, most: float) -> Tensor:
-    """A channel's map (h, w), or its single value (), in viridis from 0 or less to `most`: uint8 (3, 227, 227)."""
-    shares = (values.reshape(1, 1, *values.shape[-2:]) if values.dim() else values.view(1, 1, 1, 1)) / max(most, 1e-12)
+def map_picture(values: Tensor, least: float, most: float) -> Tensor:
+    """A channel's map (h, w), or its single value (), in viridis from `least` to `most`: uint8 (3, 227, 227)."""
+    grid = values.reshape(1, 1, *values.shape[-2:]) if values.dim() else values.view(1, 1, 1, 1)
+    shares = (grid - least) / max(most - least, 1e-12)
     large = torch.nn.functional.interpolate(shares, size=(pixels.INPUT_SIZE, pixels.INPUT_SIZE), mode="nearest")[0, 0]
     return pixels.to_uint8(torch.from_numpy(colormaps["viridis"](large.clamp(0, 1).numpy())[..., :3]).permute(2, 0, 1))
 
@@ -119,7 +120,8 @@ def strongest_figure(study: Study, run: TrainedRun, title: str, mean: Tensor, cf
         "alone kept": run.decode(only),
     }
     shown = {name: pixels.to_uint8(pixels.denormalize(images)) for name, images in columns.items()}
-    shown = {"map": torch.stack([map_picture(one, float(maps.max())) for one in maps]), **shown}
+    least, most = min(0.0, float(maps.min())), max(0.0, float(maps.max()))
+    shown = {"map": torch.stack([map_picture(one, least, most) for one in maps]), **shown}
     rows = [f"channel {int(c)}" for c in strongest]
     return samples_figure(shown, rows=rows, tile=128, title=f"{title}: the strongest channels of one image")
 
@@ -139,7 +141,7 @@ def curves_figure(
         colour = layer_colour(study.runs[title].layer)
         ranks.plot(range(1, len(rises) + 1), rises, color=colour, label=title)
         for name, style in ORDERS.items():
-            errors.plot(shares, kept[title][name], style, color=colour, marker=".", label=f"{title}, {name}")
+            errors.plot(shares, kept[title][name], style, color=colour, marker=".")
     ranks.set(
         title="Importance of single channels",
         xlabel="rank of the channel",
@@ -153,7 +155,9 @@ def curves_figure(
     errors.set_xticks(shares, [f"{share:.0%}" for share in shares])
     errors.set_xticks([], minor=True)
     ranks.legend(frameon=False)
-    errors.legend(frameon=False, fontsize="x-small")
+    for name, style in ORDERS.items():
+        errors.plot([], [], style, color="0.3", label=name)
+    errors.legend(frameon=False)
     return figure
 
 
