@@ -1,18 +1,27 @@
-"""Files that are whole or absent: written beside their place, synced, renamed."""
+"""Files and folders that are whole or absent: written beside their place, synced, renamed. And folders kept to one process."""
 
+import glob
 import os
+import shutil
 import tempfile
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import IO
+
+from filelock import FileLock, Timeout
+
+from inversion.errors import InputError
+
+PARTIAL = ".partial"
+"""Ends the names of what is being written."""
 
 
 @contextmanager
 def whole_file(path: Path) -> Iterator[IO[bytes]]:
     """Opens a file for writing that appears at `path` only when the block has ended without an error."""
     path.parent.mkdir(parents=True, exist_ok=True)
-    handle, temporary = tempfile.mkstemp(prefix=f".{path.name}.", dir=path.parent)
+    handle, temporary = tempfile.mkstemp(prefix=f".{path.name}.", suffix=PARTIAL, dir=path.parent)
     try:
         with os.fdopen(handle, "wb") as file:
             yield file
@@ -21,7 +30,8 @@ def whole_file(path: Path) -> Iterator[IO[bytes]]:
         Path(temporary).chmod(0o666 & ~_umask())
         os.replace(temporary, path)
     except BaseException as error:
-        os.unlink(temporary)
+        with suppress(FileNotFoundError):  # interrupted just after it got its name
+            os.unlink(temporary)
         if isinstance(error, OSError) and error.filename is None:
             error.filename = str(path)  # a failed write doesn't say of which file
         raise
@@ -31,6 +41,48 @@ def write_whole(path: Path, content: bytes) -> None:
     """Writes the bytes to `path`, all of them or none."""
     with whole_file(path) as file:
         file.write(content)
+
+
+@contextmanager
+def whole_folder(path: Path) -> Iterator[Path]:
+    """Gives a new folder to fill, which appears at `path` only when the block has ended without an error.
+
+    What killed processes left of it goes first: the caller holds a lock.
+    """
+    for left in path.parent.glob(f".{glob.escape(path.name)}.*{PARTIAL}"):
+        shutil.rmtree(left, ignore_errors=True)
+    temporary = Path(tempfile.mkdtemp(prefix=f".{path.name}.", suffix=PARTIAL, dir=path.parent))
+    try:
+        yield temporary
+        temporary.chmod(0o777 & ~_umask())
+        if hasattr(os, "sync"):  # once for all, as a hundred thousand files would take minutes one by one
+            os.sync()
+        os.replace(temporary, path)
+    finally:
+        shutil.rmtree(temporary, ignore_errors=True)
+
+
+@contextmanager
+def kept_for_this_process(folder: Path) -> Iterator[None]:
+    """Refuses the output folder to others until the block ends, or this process does, by whatever cause. Files that killed
+    processes left half-written in it are removed.
+
+    Raises:
+        InputError: another process has it.
+    """
+    lock = FileLock(folder / ".lock", timeout=0)
+    try:
+        lock.acquire()
+    except Timeout:
+        raise InputError(
+            f"{folder} is in use by another run: wait for it, or give another hydra.run.dir (hydra.sweep.dir for a sweep)."
+        ) from None
+    try:
+        for left in [*folder.glob(f".*{PARTIAL}"), *folder.glob(f"checkpoints/.*{PARTIAL}")]:
+            left.unlink()
+        yield
+    finally:
+        lock.release()
 
 
 def expand(path: str) -> Path:

@@ -6,10 +6,7 @@ image to image.
 
 import json
 import math
-import os
 import random
-import shutil
-import tempfile
 from collections.abc import Callable
 from pathlib import Path
 
@@ -19,6 +16,7 @@ from PIL import Image, ImageChops, ImageDraw
 from tqdm import tqdm
 
 from inversion.errors import InputError
+from inversion.files import whole_folder
 
 SIZE = 64
 SCALE = 4  # drawn at 256 x 256, then reduced, for smooth edges
@@ -44,14 +42,9 @@ def provide(root: Path, train_per_class: int, test_per_class: int, seed: int) ->
             if mark.is_file() and mark.read_text() == recipe:
                 return
             raise InputError(f"data.root={root} holds something else than these made images: give another data.root.")
-        temporary = Path(tempfile.mkdtemp(prefix=f".{root.name}.", dir=root.parent))
-        try:
+        with whole_folder(root) as temporary:
             _write_set(temporary, train_per_class, test_per_class, seed)
             (temporary / ".made.json").write_text(recipe)
-            temporary.chmod(0o755)
-            os.replace(temporary, root)
-        finally:
-            shutil.rmtree(temporary, ignore_errors=True)
 
 
 def _write_set(root: Path, train_per_class: int, test_per_class: int, seed: int) -> None:

@@ -6,8 +6,11 @@ import hashlib
 import logging
 import os
 import re
+import signal
 import sys
-from collections.abc import Callable, Sequence
+import threading
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +22,7 @@ from omegaconf import DictConfig, OmegaConf
 
 from inversion import REPOSITORY
 from inversion.errors import InputError
+from inversion.files import kept_for_this_process
 
 log = logging.getLogger(__name__)
 
@@ -26,6 +30,8 @@ log = logging.getLogger(__name__)
 SWEPT = "INVERSION_SWEPT_KEYS"
 LAYERS = "INVERSION_SWEPT_LAYERS"
 FAILED_FILE = "failed.txt"
+
+_kept = ExitStack()  # not the callback's own, which launchers may pickle
 
 
 def register_resolvers() -> None:
@@ -80,11 +86,18 @@ class SweepReport(Callback):
         os.environ[SWEPT] = " ".join(key for key, is_swept in swept.items() if is_swept)
         layers = [override for override in overrides if override.key_or_group == "layer" and override.is_choice_sweep()]
         os.environ[LAYERS] = " ".join(layers[-1].sweep_string_iterator()) if layers else ""
+        folder = Path(config.hydra.sweep.dir)
+        folder.mkdir(parents=True, exist_ok=True)
+        try:
+            _kept.enter_context(kept_for_this_process(folder))
+        except InputError as error:
+            raise SystemExit(f"error: {error}") from None
 
     def on_multirun_end(self, config: DictConfig, **kwargs: Any) -> None:
         os.environ.pop(SWEPT, None)
         os.environ.pop(LAYERS, None)
         folder = Path(config.hydra.sweep.dir)
+        _kept.close()
         failed = failed_jobs(folder)
         troubles = [f"{len(failed)} of the sweep's jobs failed: {'; '.join(failed)}"] if failed else []
         try:
@@ -99,17 +112,15 @@ class SweepReport(Callback):
 
 
 def failed_jobs(folder: Path) -> list[str]:
-    """The jobs in a sweep's folder that came to no end, each with the reason."""
-    from inversion.runs import is_finished  # not at the top: it needs torch, and --help doesn't
-
-    return [f"{job.name} ({_reason(job)})" for job in _jobs(folder) if not is_finished(job)]
+    """The jobs in a sweep's folder that came to no end or were refused, each with the reason."""
+    return [f"{job.name} ({_reason(job)})" for job in _jobs(folder) if not _is_done(job)]
 
 
 def report(folder: Path) -> None:
     """Writes figure and table of the finished runs in a sweep's folder, and prints the table."""
-    from inversion.runs import FinishedRun, is_finished, publish
+    from inversion.runs import FinishedRun, publish
 
-    runs = [FinishedRun.load(job) for job in _jobs(folder) if is_finished(job)]
+    runs = [FinishedRun.load(job) for job in _jobs(folder) if _is_done(job)]
     if runs:
         publish(folder, runs)
         log.info(f"Curves   {sys.executable} -m tensorboard.main --logdir {folder} --samples_per_plugin images=200")
@@ -119,33 +130,47 @@ def _jobs(folder: Path) -> list[Path]:
     return sorted(path for path in folder.iterdir() if (path / ".hydra").is_dir())
 
 
+def _is_done(job: Path) -> bool:
+    """Whether the job has come to its end, now or in an earlier start of the sweep, and is what was asked for."""
+    from inversion.runs import is_finished  # not at the top: it needs torch, and --help doesn't
+
+    return is_finished(job) and not (job / FAILED_FILE).is_file()
+
+
 def _reason(job: Path) -> str:
     path = job / FAILED_FILE
     return path.read_text().strip().splitlines()[-1] if path.is_file() else "ended without a result"
 
 
+class Terminated(KeyboardInterrupt):
+    """SIGTERM, handled as Ctrl-C is: what is being written is finished or removed."""
+
+
 def run_job(task: Callable[[DictConfig, Path], Any], cfg: DictConfig) -> None:
-    """Runs the task in its Hydra output folder and sees to what goes wrong.
+    """Runs the task in its Hydra output folder, which no other process may use meanwhile, and sees to what goes wrong.
 
     A single run ends with one sentence and a non-zero exit code where the user can mend it, with a traceback otherwise. In a
     sweep the failure is written to the job's `failed.txt` and the next job goes on; nothing of the failed job's model stays
-    in memory. Ctrl-C ends either, and says where the last checkpoint is.
+    in memory. Ctrl-C and SIGTERM end either, with 130 and 143, and say where the last checkpoint is.
     """
     job = HydraConfig.get()
     folder = Path(job.runtime.output_dir)
     in_sweep = not OmegaConf.is_missing(job.job, "num")
-    (folder / FAILED_FILE).unlink(missing_ok=True)
     if cfg.get("note") and not in_sweep:
         log.info(f"Note: {cfg.note}")
+    is_ours = False
     try:
-        task(cfg, folder)
+        with _sigterm_raises(), kept_for_this_process(folder):
+            is_ours = True
+            (folder / FAILED_FILE).unlink(missing_ok=True)
+            task(cfg, folder)
     except (KeyboardInterrupt, SystemExit) as error:
-        # Lightning turns Ctrl-C and SIGTERM into SystemExit.
-        is_signal = type(error).__name__ == "SIGTERMException" or isinstance(error.__context__, KeyboardInterrupt)
-        if isinstance(error, SystemExit) and not is_signal:
+        # Lightning turns Ctrl-C into SystemExit, and SIGTERM too where it comes to it first.
+        interrupt = error.__context__ if isinstance(error.__context__, KeyboardInterrupt) else error
+        stopped = isinstance(interrupt, Terminated) or type(error).__name__ == "SIGTERMException"
+        if isinstance(interrupt, SystemExit) and not stopped:
             raise
         last = folder / "checkpoints" / "last.ckpt"
-        stopped = type(error).__name__ == "SIGTERMException"
         again = f"hydra.sweep.dir='{folder.parent}'" if in_sweep else f"hydra.run.dir='{folder}'"
         kept = f"the last checkpoint is {last}; the same command with {again} goes on from it"
         print(f"Interrupted: {kept if last.is_file() else 'nothing to go on from yet'}.", file=sys.stderr)
@@ -160,11 +185,29 @@ def run_job(task: Callable[[DictConfig, Path], Any], cfg: DictConfig) -> None:
             log.exception(f"{folder.name} failed")
         else:
             log.error(f"error: {message}")
-        (folder / FAILED_FILE).write_text(f"{message or f'{type(error).__name__}: {error}'}\n")
+        if is_ours:
+            (folder / FAILED_FILE).write_text(f"{message or f'{type(error).__name__}: {error}'}\n")
     finally:
         gc.collect()
         if "torch" in sys.modules and sys.modules["torch"].cuda.is_available():
             sys.modules["torch"].cuda.empty_cache()
+
+
+@contextmanager
+def _sigterm_raises() -> Iterator[None]:
+    """Has SIGTERM end the block by an exception, unless a launcher handles it already."""
+    if threading.current_thread() is not threading.main_thread() or signal.getsignal(signal.SIGTERM) is not signal.SIG_DFL:
+        yield
+        return
+
+    def terminate(*_: Any) -> None:
+        raise Terminated
+
+    signal.signal(signal.SIGTERM, terminate)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGTERM, signal.SIG_DFL)
 
 
 def _user_sentence(error: Exception) -> str | None:
