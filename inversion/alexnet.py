@@ -2,21 +2,20 @@
 
 import logging
 import os
-import socket
-import urllib.error
 from collections.abc import Mapping, Sequence
-from contextlib import contextmanager
 from dataclasses import dataclass
 from hashlib import sha256
 from pathlib import Path
 from pickle import UnpicklingError
 
 import torch
+from filelock import FileLock
 from torch import Tensor, nn
 from torchvision.models import AlexNet, AlexNet_Weights
 from torchvision.transforms.v2 import functional as transforms
 
 from inversion import pixels
+from inversion.download import download
 from inversion.errors import InputError
 
 log = logging.getLogger(__name__)
@@ -260,7 +259,7 @@ def _first_line(error: BaseException) -> str:
     return (str(error).strip().splitlines() or [type(error).__name__])[0].rstrip(".:")[:120]
 
 
-def imagenet_weights(timeout: float = 10) -> Path:
+def imagenet_weights() -> Path:
     """torchvision's IMAGENET1K_V1 file in torch's own cache, downloaded if it isn't there, its SHA-256 checked always.
 
     Raises:
@@ -271,14 +270,15 @@ def imagenet_weights(timeout: float = 10) -> Path:
     prefix = path.stem.rsplit("-", 1)[1]
     if not os.path.lexists(path):
         log.info(f"Downloading {url} to {path}")
+        advice = f"put that file at {path} (the folder follows TORCH_HOME), or give encoder.weights=PATH or =random"
         try:
             path.parent.mkdir(parents=True, exist_ok=True)
-            with _socket_timeout(timeout):
-                torch.hub.download_url_to_file(url, str(path), hash_prefix=prefix)
-        except (urllib.error.URLError, OSError, RuntimeError) as error:
+            with FileLock(path.with_name(f".{path.name}.lock")):
+                if not path.is_file():
+                    download(url, path, "AlexNet's ImageNet weights", "sha256", prefix, advice)
+        except OSError as error:
             raise InputError(
-                f"AlexNet's ImageNet weights can't be downloaded from {url} ({_first_line(error)}): put that file at {path} "
-                "(the folder follows TORCH_HOME), or give encoder.weights=PATH or encoder.weights=random."
+                f"AlexNet's ImageNet weights can't be downloaded to {path} ({_first_line(error)}): {advice}."
             ) from error
     try:
         digest = sha256(path.read_bytes()).hexdigest()
@@ -289,13 +289,3 @@ def imagenet_weights(timeout: float = 10) -> Path:
     if not digest.startswith(prefix):
         raise InputError(f"{path} is damaged (SHA-256 {digest[:8]}, not {prefix}): delete it to download it again.")
     return path
-
-
-@contextmanager
-def _socket_timeout(seconds: float):
-    before = socket.getdefaulttimeout()
-    socket.setdefaulttimeout(seconds)
-    try:
-        yield
-    finally:
-        socket.setdefaulttimeout(before)

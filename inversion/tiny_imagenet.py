@@ -6,23 +6,19 @@ The layout: `wnids.txt` (one class id a line), `words.txt` (id, tab, names), `tr
 
 import logging
 import os
-import shutil
 import stat
-import tempfile
-import urllib.error
-import urllib.request
 import zipfile
 from collections.abc import Container, Iterator
 from contextlib import contextmanager
 from hashlib import md5
-from http.client import HTTPException
 from pathlib import Path, PurePosixPath, PureWindowsPath
 
 from filelock import FileLock
 from tqdm import tqdm
 
+from inversion.download import download
 from inversion.errors import InputError
-from inversion.files import whole_file, write_whole
+from inversion.files import whole_folder, write_whole
 from inversion.split import Split, check_disjoint, draw_classes, hold_out
 
 log = logging.getLogger(__name__)
@@ -78,7 +74,7 @@ def provide(root: Path, archive: Path | None, url: str, md5_sum: str) -> Path:
         if archive is None:
             archive = downloaded = root / f"{FOLDER}.zip"
             if not (downloaded.is_file() and _md5(downloaded) == md5_sum):
-                download(url, downloaded, md5_sum)
+                fetch(url, downloaded, md5_sum)
         extract(archive, root / FOLDER)
         if downloaded is not None:
             downloaded.unlink()
@@ -138,29 +134,12 @@ def _reading(path: Path, option: str) -> Iterator[None]:
         ) from error
 
 
-def download(url: str, path: Path, md5_sum: str, timeout: float = 10) -> None:
-    """Fetches `url` to `path` with a progress bar; the file appears only when whole and of this MD5.
-
-    Raises:
-        InputError: no web address, no network, an HTTP error, or a file with another MD5.
-    """
+def fetch(url: str, archive: Path, md5_sum: str) -> None:
+    """Downloads the public archive. Raises InputError: no web address, or what `download` raises."""
     advice = "give data.archive=PATH to a copy of the zip, or data.root=PATH to the extracted folder"
     if not str(url).lower().startswith(("http://", "https://")):
         raise InputError(f"data.url={url} is no http or https address: leave it as it is, or {advice}.")
-    try:
-        with urllib.request.urlopen(url, timeout=timeout) as response, whole_file(path) as file:
-            total = int(response.headers.get("Content-Length", 0)) or None
-            digest = md5(usedforsecurity=False)
-            with tqdm(total=total, unit="B", unit_scale=True, desc=f"Downloading {path.name}", disable=None) as bar:
-                while block := response.read(1 << 18):
-                    file.write(block)
-                    digest.update(block)
-                    bar.update(len(block))
-            if digest.hexdigest() != md5_sum:
-                raise InputError(f"What {url} sent is not Tiny ImageNet (MD5 {digest.hexdigest()}): {advice}.")
-    except (urllib.error.URLError, HTTPException, TimeoutError, ConnectionError, ValueError) as error:
-        reason = getattr(error, "reason", None) or error
-        raise InputError(f"Tiny ImageNet can't be downloaded from {url} ({reason}): {advice}.") from error
+    download(url, archive, "Tiny ImageNet", "md5", md5_sum, advice)
 
 
 def extract(archive: Path, target: Path) -> None:
@@ -177,18 +156,13 @@ def extract(archive: Path, target: Path) -> None:
     with file:
         members = _wanted_members(file, archive)
         try:
-            temporary = Path(tempfile.mkdtemp(prefix=f".{target.name}.", dir=target.parent))
-            try:
+            with whole_folder(target) as temporary:
                 for member, inner in tqdm(members, unit="file", desc=f"Extracting {archive.name}", disable=None):
                     path = temporary.joinpath(*inner.parts)
                     path.parent.mkdir(parents=True, exist_ok=True)
                     with path.open("wb") as sink:
                         sink.writelines(_blocks(file, member, archive))
                 write_whole(temporary / ".archive.md5", _md5(archive).encode())
-                temporary.chmod(0o755)
-                os.replace(temporary, target)
-            finally:
-                shutil.rmtree(temporary, ignore_errors=True)
         except OSError as error:
             raise InputError(
                 f"{archive} can't be extracted to {target} ({error.strerror or error}): make room there, or give another "

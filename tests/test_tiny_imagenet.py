@@ -188,7 +188,7 @@ def test_data_without_its_class_ids_is_refused_before_anything_is_fetched(root, 
     def never(*arguments):
         raise AssertionError("fetched")
 
-    monkeypatch.setattr(tiny_imagenet, "download", never)
+    monkeypatch.setattr(tiny_imagenet, "fetch", never)
     monkeypatch.setattr(tiny_imagenet, "extract", never)
     (tmp_path / "tiny-imagenet-200" / "train").mkdir(parents=True)
     for given in (archive, None):
