@@ -1,15 +1,19 @@
-# make demo | test | lint | dashboard: each sets up .venv first, from nothing but Python >= 3.11.
+# make demo | test | soak | lint | dashboard: each sets up .venv first, from nothing but Python >= 3.11.
 
 PYTHON ?= python3
 BIN := .venv/bin
 
-.PHONY: demo test lint dashboard clean
+.PHONY: demo test soak lint dashboard clean
 
 demo: .venv/ready
 	$(BIN)/python train.py experiment=demo
 
 test: .venv/ready
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 --dist worksteal
+
+# A hundred processes killed, thousands of damaged files: an hour on two cores.
+soak: .venv/ready
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -m slow -s
 
 lint: .venv/ready
 	$(BIN)/ruff check .

@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from hydra.core.hydra_config import HydraConfig
-from omegaconf import DictConfig, OmegaConf
+from omegaconf import DictConfig
 
 from inversion import command_line, sweep
 from inversion.errors import InputError
@@ -31,12 +31,12 @@ def train(cfg: DictConfig, folder: Path) -> dict[str, Any] | None:
     """One run, from its config to its `metrics.json`, which it returns; None if the folder holds a finished run."""
     # Imported here, so that --help and a mistyped option are answered at once.
     import lightning
-    from lightning.pytorch.loggers import TensorBoardLogger
 
     from inversion import checkpoints, pixels, runs
     from inversion.alexnet import LAST_LAYER
     from inversion.building import (
         build,
+        build_logger,
         build_scorer,
         build_trainer,
         check_disk_space,
@@ -46,7 +46,7 @@ def train(cfg: DictConfig, folder: Path) -> dict[str, Any] | None:
     from inversion.callbacks import reconstruct
     from inversion.evaluation import evaluate
     from inversion.inversion_module import InversionModule
-    from inversion.provenance import provenance
+    from inversion.provenance import provenance, write_provenance
 
     logging.getLogger("lightning.pytorch").setLevel(logging.WARNING)
     # The encoder is meant to be in eval mode, and the images are in memory, so loading needs no workers.
@@ -56,9 +56,6 @@ def train(cfg: DictConfig, folder: Path) -> dict[str, Any] | None:
     warnings.filterwarnings("ignore", message=".*isinstance.treespec, LeafSpec.*")
 
     started = time.perf_counter()
-    if runs.is_finished(folder):
-        log.info(f"{folder} holds a finished run: give another hydra.run.dir, or delete it to run again.")
-        return None
     log.info(f"{cfg.layer.name}: {folder}")
     if not 0 <= cfg.seed < 2**32:
         raise InputError(f"seed={cfg.seed} must lie between 0 and {2**32 - 1}.")
@@ -70,6 +67,14 @@ def train(cfg: DictConfig, folder: Path) -> dict[str, Any] | None:
     encoder = build("encoder", cfg.encoder)
     datamodule = build("data", cfg.data)
     datamodule.prepare_data()
+    record = checkpoints.record(cfg, trainer.precision, datamodule.split, datamodule.native_size, encoder)
+    if runs.is_finished(folder):
+        decisive = (*checkpoints.DECISIVE, *checkpoints.ALSO_OF_FINISHED)
+        checkpoints.check_goes_on(checkpoints.path_of(folder, checkpoints.BEST), record, decisive)
+        log.info(f"{folder} holds this run, finished: give another hydra.run.dir, or delete it to run again.")
+        return None
+    last = checkpoints.path_of(folder, checkpoints.LAST)
+    going_on = checkpoints.check_goes_on(last, record) if last.is_file() else None
     datamodule.setup("fit")
     if cfg.test:  # a broken test image is better found now than after the training
         datamodule.images("test")
@@ -81,10 +86,6 @@ def train(cfg: DictConfig, folder: Path) -> dict[str, Any] | None:
         output_size=pixels.INPUT_SIZE,
     )
     standardize = wants_standardized(cfg.standardize, decoder, encoder)
-    record = checkpoints.record(cfg, trainer.precision, datamodule.split, datamodule.native_size, encoder)
-    last = checkpoints.path_of(folder, checkpoints.LAST)
-    if last.is_file():
-        checkpoints.check_goes_on(last, record)
     model = InversionModule(
         encoder,
         decoder,
@@ -105,13 +106,14 @@ def train(cfg: DictConfig, folder: Path) -> dict[str, Any] | None:
     )
 
     split.save(folder / "split.json")
-    logger = TensorBoardLogger(folder, name="", version="tensorboard", default_hp_metric=False)
-    trainer.logger = logger
-    logger.experiment.add_text("config", f"```yaml\n{OmegaConf.to_yaml(record['config'])}```")
-    if last.is_file():
+    command = shlex.join(["python", "train.py", *HydraConfig.get().overrides.task])
+    parts = ("train", "val", "test") if cfg.test else ("train", "val")
+    write_provenance(folder, command, record, datamodule, parts, trainer.strategy.root_device, goes_on=bool(going_on))
+    if going_on:
         log.info(f"Going on from {last}")
+    trainer.logger = logger = build_logger(folder, record["config"], going_on)
     encode_once(cfg, encoder, datamodule, trainer.strategy.root_device)
-    trainer.fit(model, datamodule=datamodule, ckpt_path=last if last.is_file() else None, weights_only=True)
+    trainer.fit(model, datamodule=datamodule, ckpt_path=last if going_on else None, weights_only=True)
 
     best = checkpoints.read(checkpoints.path_of(folder, checkpoints.BEST))
     model.load_state_dict(best["state_dict"])
@@ -129,12 +131,12 @@ def train(cfg: DictConfig, folder: Path) -> dict[str, Any] | None:
         "parameters": parameters,
         "native_size": datamodule.native_size,
         "seed": cfg.seed,
-        "command": shlex.join(["python", "train.py", *HydraConfig.get().overrides.task]),
+        "command": command,
         "epochs": trainer.current_epoch,
         "best_epoch": best["epoch"] + 1,
     }
     network = build("encoder", cfg.encoder, layer=LAST_LAYER)
-    for part in ("val", "test") if cfg.test else ("val",):
+    for part in parts[1:]:
         metrics[part] = evaluate(model.reconstructor, cfg.layer.name, network, datamodule, part, scorer)
     metrics["seconds"] = round(time.perf_counter() - started, 1)
     metrics |= provenance(trainer.strategy.root_device)
@@ -145,7 +147,7 @@ def train(cfg: DictConfig, folder: Path) -> dict[str, Any] | None:
     samples.save(folder / runs.SAMPLES_FILE)
     hparams = {key: value for key, value in metrics.items() if not isinstance(value, dict) and key != "command"}
     hparams |= {"lr": cfg.optimizer.get("lr"), "batch_size": cfg.data.batch_size}
-    logger.log_hyperparams(hparams, runs.hparam_metrics(metrics))
+    logger.log_hyperparams(hparams, runs.hparam_metrics(metrics), step=trainer.global_step)
     logger.finalize("success")
     runs.write_figures(folder, [runs.FinishedRun(folder, metrics, samples)])
     runs.write_metrics(folder, metrics)

@@ -10,19 +10,20 @@ It learns from the train images less those that the decoders are validated on (w
 """
 
 import logging
+import shlex
 import time
 import warnings
 from pathlib import Path
 
 import lightning
 import torch
-from lightning.pytorch.loggers import TensorBoardLogger
-from omegaconf import DictConfig, OmegaConf
+from hydra.core.hydra_config import HydraConfig
+from omegaconf import DictConfig
 
 from inversion import checkpoints, command_line, runs
-from inversion.building import build, build_trainer
+from inversion.building import build, build_logger, build_trainer
 from inversion.files import whole_file
-from inversion.provenance import provenance
+from inversion.provenance import provenance, write_provenance
 
 log = logging.getLogger(__name__)
 WEIGHTS = "alexnet.pt"
@@ -35,30 +36,32 @@ def train_encoder(cfg: DictConfig, folder: Path) -> None:
     warnings.filterwarnings("ignore", message=".*exists and is not empty.*")  # a run that goes on
     warnings.filterwarnings("ignore", message=".*isinstance.treespec, LeafSpec.*")
     started = time.perf_counter()
-    if runs.is_finished(folder):
-        log.info(f"{folder} holds a finished run: give another hydra.run.dir, or delete it to run again.")
-        return
     log.info(f"Encoder: {folder}")
     lightning.seed_everything(cfg.seed, workers=True, verbose=False)
     trainer = build_trainer(cfg, folder, needed=[checkpoints.LAST])
     datamodule = build("data", cfg.data)
     datamodule.prepare_data()
+    split = datamodule.split
+    record = checkpoints.record(cfg, trainer.precision, split, datamodule.native_size)
+    last, going_on = checkpoints.path_of(folder, checkpoints.LAST), None
+    if last.is_file():
+        going_on = checkpoints.check_goes_on(last, record, checkpoints.DECISIVE_OF_ENCODER)
+    if runs.is_finished(folder):
+        log.info(f"{folder} holds this run, finished: give another hydra.run.dir, or delete it to run again.")
+        return
     datamodule.setup("fit")
     datamodule.images("test")  # a broken test image is better found now than after the training
-    split = datamodule.split
     log.info(f"{len(split.train)} train, {len(split.val)} val, {len(split.test)} test images of {len(split.classes)} classes")
-    record = checkpoints.record(cfg, trainer.precision, split, datamodule.native_size)
-    last = checkpoints.path_of(folder, checkpoints.LAST)
-    if last.is_file():
-        checkpoints.check_goes_on(last, record, checkpoints.DECISIVE_OF_ENCODER)
+    if going_on:
         log.info(f"Going on from {last}")
     model = build("classifier", cfg.classifier, classes=len(split.classes))
     model.record = record  # as an argument its own targets would be built
     split.save(folder / "split.json")
-    logger = TensorBoardLogger(folder, name="", version="tensorboard", default_hp_metric=False)
-    logger.experiment.add_text("config", f"```yaml\n{OmegaConf.to_yaml(record['config'])}```")
-    trainer.logger = logger
-    trainer.fit(model, datamodule=datamodule, ckpt_path=last if last.is_file() else None, weights_only=True)
+    command = shlex.join(["python", "experiments/train_encoder.py", *HydraConfig.get().overrides.task])
+    device = trainer.strategy.root_device
+    write_provenance(folder, command, record, datamodule, ("train", "val", "test"), device, goes_on=bool(going_on))
+    trainer.logger = build_logger(folder, record["config"], going_on)
+    trainer.fit(model, datamodule=datamodule, ckpt_path=last if going_on else None, weights_only=True)
 
     metrics = {}
     for part, score in (("val", trainer.validate), ("test", trainer.test)):
@@ -69,7 +72,7 @@ def train_encoder(cfg: DictConfig, folder: Path) -> None:
     classes = [{"id": key, "name": name} for key, name in split.classes.items()]
     told = {"epochs": trainer.current_epoch, "input_stats": cfg.classifier.input_stats, "classes": classes}
     seconds = round(time.perf_counter() - started, 1)
-    runs.write_metrics(folder, {**metrics, **told, "seconds": seconds, **provenance(trainer.strategy.root_device)})
+    runs.write_metrics(folder, {**metrics, **told, "seconds": seconds, **provenance(device)})
     log.info("  ".join(f"{part} top-1 {scores['top1']:.1%} of {len(split.files(part))}" for part, scores in metrics.items()))
     log.info(f"Weights  {folder / WEIGHTS}")
     log.info(f"Use      encoder.weights={folder / WEIGHTS} encoder.input_stats={cfg.classifier.input_stats}")

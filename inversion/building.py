@@ -2,7 +2,7 @@
 
 import shutil
 import warnings
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -11,11 +11,13 @@ from hydra.errors import InstantiationException
 from hydra.utils import instantiate
 from lightning import LightningModule, Trainer
 from lightning.pytorch.callbacks import ModelCheckpoint
+from lightning.pytorch.loggers import TensorBoardLogger
 from omegaconf import DictConfig, OmegaConf
 from torch.optim.lr_scheduler import ReduceLROnPlateau
 
 from inversion import checkpoints
 from inversion.alexnet import Encoder
+from inversion.callbacks import SeededEpochs
 from inversion.decoders import Decoder
 from inversion.errors import InputError
 
@@ -66,8 +68,9 @@ def build_trainer(config: DictConfig, folder: Path, needed: Sequence[str] = (che
         config.trainer,
         precision=precision(config.trainer),
         logger=False,
-        callbacks=list(callbacks.values()),
+        callbacks=[SeededEpochs(config.seed), *callbacks.values()],
         plugins=plugins,
+        default_root_dir=str(folder),
     )
     if trainer.world_size > 1:
         raise InputError("trainer.devices: one run trains on one device; start one run per device instead.")
@@ -86,6 +89,21 @@ def build_trainer(config: DictConfig, folder: Path, needed: Sequence[str] = (che
             "trainer.gradient_clip_val in 16-mixed precision needs an optimiser that isn't fused: optimizer.fused=false."
         )
     return trainer
+
+
+def build_logger(folder: Path, config: Mapping[str, Any], going_on: Mapping[str, Any] | None) -> TensorBoardLogger:
+    """The run's curves, beginning with its config; of a run that goes on, without what was logged after its checkpoint.
+
+    Args:
+        folder: the run's.
+        config: resolved.
+        going_on: the checkpoint's content.
+    """
+    step = going_on["global_step"] if going_on else 0
+    logger = TensorBoardLogger(folder, name="", version="tensorboard", default_hp_metric=False, purge_step=step)
+    if going_on is None:
+        logger.experiment.add_text("config", f"```yaml\n{OmegaConf.to_yaml(config)}```")
+    return logger
 
 
 def precision(config: DictConfig) -> str:

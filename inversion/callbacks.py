@@ -4,11 +4,12 @@ import logging
 import math
 import sys
 import time
+from hashlib import sha256
 from pathlib import Path
-from typing import Any
+from typing import Any, NoReturn
 
 import torch
-from lightning import Callback, LightningModule, Trainer
+from lightning import Callback, LightningModule, Trainer, seed_everything
 from lightning.pytorch.callbacks import ModelCheckpoint, TQDMProgressBar
 from lightning.pytorch.loggers import TensorBoardLogger
 from torch import Tensor
@@ -17,8 +18,12 @@ from inversion import pixels
 from inversion.datamodule import Batch
 from inversion.errors import InputError
 from inversion.figures import pairs_grid
+from inversion.files import write_whole
 
 log = logging.getLogger(__name__)
+
+BATCH_FILE = "not_finite.txt"
+"""Lists the images of the batch at which a run's numbers ceased to be finite."""
 
 
 @torch.no_grad()
@@ -56,7 +61,8 @@ class ReconstructionGrid(Callback):
             _, originals = trainer.datamodule.samples("val", self.images)  # type: ignore[attr-defined]
             pictures = pixels.to_uint8(pixels.denormalize(originals))
             grid = pairs_grid(pictures, reconstruct(pl_module, originals))
-            trainer.logger.experiment.add_image("val/reconstructions", grid, trainer.global_step)
+            # At the step at which Lightning logs an epoch's numbers.
+            trainer.logger.experiment.add_image("val/reconstructions", grid, trainer.global_step - 1)
 
 
 class MovableCheckpoint(ModelCheckpoint):
@@ -77,6 +83,9 @@ class LastCheckpoint(MovableCheckpoint):
     """The state after a whole epoch, from which a run can go on: after the first, the last, and any that ends at least
     `seconds` after the one saved before, so that short epochs don't spend their time on writing.
 
+    It is written when the epoch's curves are on disk and every scheduler has been stepped, which Lightning does after the
+    epoch's end: so that what goes on from it lacks neither.
+
     Args:
         seconds: see above.
         **options: `ModelCheckpoint`'s.
@@ -86,12 +95,111 @@ class LastCheckpoint(MovableCheckpoint):
         super().__init__(save_on_train_epoch_end=True, **options)
         self.seconds = seconds
         self.saved = -math.inf
+        self.ended: dict[str, Any] = {}
 
     def on_train_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        is_last = trainer.current_epoch + 1 == trainer.max_epochs
-        if is_last or time.monotonic() - self.saved >= self.seconds:
+        self.ended = {"epoch": trainer.current_epoch, "loop": trainer.fit_loop.state_dict()}
+
+    def on_train_epoch_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        if time.monotonic() - self.saved >= self.seconds:
+            self._save(trainer, pl_module)
+        self.ended = {}
+
+    def on_train_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        self._save(trainer, pl_module)
+
+    def on_exception(self, trainer: Trainer, pl_module: LightningModule, exception: BaseException) -> None:
+        if self.ended and isinstance(exception, KeyboardInterrupt) and trainer.current_epoch > self.ended["epoch"]:
+            self._save(trainer, pl_module)
+
+    def _save(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        if self.ended:
+            for logger in trainer.loggers:
+                if isinstance(logger, TensorBoardLogger):
+                    logger.experiment.flush()
             super().on_train_epoch_end(trainer, pl_module)
             self.saved = time.monotonic()
+            self.ended = {}
+
+    def on_save_checkpoint(self, trainer: Trainer, pl_module: LightningModule, checkpoint: dict[str, Any]) -> None:
+        """Dates it back to the end of the epoch, since when no step was taken."""
+        if self.ended:
+            checkpoint["epoch"] = self.ended["epoch"]
+            checkpoint["loops"]["fit_loop"] = self.ended["loop"]
+
+
+class SeededEpochs(Callback):
+    """Random numbers drawn while training, as dropout's, depend on the seed and the epoch alone, so that a run that goes on
+    draws them again.
+
+    Args:
+        seed: the run's.
+    """
+
+    def __init__(self, seed: int) -> None:
+        self.seed = seed
+
+    def on_train_epoch_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        digest = sha256(f"{self.seed} {trainer.current_epoch}".encode()).digest()
+        seed_everything(int.from_bytes(digest[:4], "big"), verbose=False)
+
+
+class FiniteLoss(Callback):
+    """Ends a run whose loss or weights are no longer finite, before they reach a checkpoint.
+
+    Each loss is judged on the device that computed it; looking at the judgement makes a GPU wait, so it is done every so many
+    batches and after an epoch's last. On a CPU it is done after each batch.
+
+    Args:
+        every: batches between two looks.
+    """
+
+    def __init__(self, every: int = 50) -> None:
+        if every < 1:
+            raise InputError(f"callbacks.finite.every={every} must be at least 1.")
+        self.every = every
+        self.first: Tensor | None = None
+        """The first batch of this epoch with such a loss, as a float; infinite if there is none."""
+
+    def on_train_epoch_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        self.first = None
+
+    def on_train_batch_end(
+        self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Batch, batch_idx: int
+    ) -> None:
+        loss = outputs["loss"].detach()
+        here = torch.where(loss.isfinite(), math.inf, float(batch_idx))
+        self.first = here if self.first is None else torch.minimum(self.first, here)
+        if loss.device.type == "cpu" or trainer.is_last_batch or (batch_idx + 1) % self.every == 0:
+            first = float(self.first)
+            if first < math.inf:
+                self._end(trainer, "The loss", int(first), batch_idx)
+        if trainer.is_last_batch and not all(weights.isfinite().all() for weights in pl_module.parameters()):
+            self._end(trainer, "A weight", batch_idx, batch_idx)
+
+    def on_validation_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        loss = trainer.callback_metrics.get("val/loss")
+        if loss is not None and not loss.isfinite() and not trainer.sanity_checking:
+            epoch = f"after epoch {trainer.current_epoch + 1}"
+            raise InputError(f"The validation loss is not finite {epoch}: {self._advice(trainer)}.")
+
+    def _end(self, trainer: Trainer, what: str, at: int, now: int) -> NoReturn:
+        files = trainer.datamodule.files_of_batch(trainer.current_epoch, at)  # type: ignore[attr-defined]
+        named = ", ".join(files[:3])
+        if len(files) > 3:
+            path = Path(trainer.default_root_dir) / BATCH_FILE
+            write_whole(path, "".join(f"{name}\n" for name in files).encode())
+            named += f" and {len(files) - 3} more, listed in {path}"
+        step = trainer.fit_loop.epoch_loop.total_batch_idx - (now - at)
+        raise InputError(
+            f"{what} is not finite after step {step + 1} (epoch {trainer.current_epoch + 1}, batch {at + 1}: {named}): "
+            f"{self._advice(trainer)}."
+        )
+
+    def _advice(self, trainer: Trainer) -> str:
+        saved = [Path(one.dirpath or "") / f"{one.filename}.ckpt" for one in trainer.checkpoint_callbacks[::-1]]  # type: ignore
+        good = next((str(path) for path in saved if path.is_file()), "none yet")
+        return f"lower optimizer.lr or look at the images; the last good checkpoint is {good}"
 
 
 class ImagesPerSecond(Callback):

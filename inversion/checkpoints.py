@@ -36,6 +36,8 @@ DECISIVE = (
 )
 """Options a decoder's run can't change on its way. `trainer.max_epochs` may grow where the schedule doesn't depend on it, and
 folders may move."""
+ALSO_OF_FINISHED = ("trainer.max_epochs", "test", "samples")
+"""Options that a finished run can't change either."""
 DECISIVE_OF_ENCODER = (
     "classifier",
     "seed",
@@ -95,8 +97,8 @@ def read(path: Path) -> dict[str, Any]:
     return content
 
 
-def check_goes_on(path: Path, now: Mapping[str, Any], decisive: Sequence[str] = DECISIVE) -> None:
-    """Checks that the run to come is the one that wrote the checkpoint.
+def check_goes_on(path: Path, now: Mapping[str, Any], decisive: Sequence[str] = DECISIVE) -> dict[str, Any]:
+    """Checks that the run to come is the one that wrote the checkpoint, whose content is returned.
 
     Args:
         path: the checkpoint to go on from.
@@ -106,7 +108,8 @@ def check_goes_on(path: Path, now: Mapping[str, Any], decisive: Sequence[str] = 
     Raises:
         InputError: a decisive option, the split or the encoder's weights differ; or what `read` raises.
     """
-    before = read(path)[RECORD]
+    content = read(path)
+    before = content[RECORD]
     advice = "give another hydra.run.dir (hydra.sweep.dir for a sweep), or delete that folder to start anew"
     for key in decisive:
         then, here = (OmegaConf.select(OmegaConf.create(r["config"]), key) for r in (before, now))
@@ -115,6 +118,7 @@ def check_goes_on(path: Path, now: Mapping[str, Any], decisive: Sequence[str] = 
     for key, name in (("split", "another draw of images"), ("encoder", "other encoder weights")):
         if before[key] != now[key]:
             raise InputError(f"{path.parents[1]} holds a run with {name}: {advice}.")
+    return content
 
 
 def _difference(key: str, then: Any, here: Any) -> str:

@@ -4,6 +4,7 @@ import logging
 import random
 from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from hashlib import sha256
 from pathlib import Path
 from statistics import median
 from typing import NamedTuple
@@ -140,6 +141,10 @@ class ImageDataModule(LightningDataModule):
                 (held,) = self.cache.get([entry], lambda arrays: decode(paths, arrays[entry.name], description))
             self._images[part] = held
         return self._images[part]
+
+    def digest_of_images(self, part: str) -> str:
+        """SHA-256 of the decoded images, in the split's order."""
+        return sha256(self.images(part).cpu().numpy().data).hexdigest()
 
     def _entry(self, part: str) -> Entry:
         """The decoded images in the cache: they depend on the files, their sizes and times of change, and on Pillow."""
@@ -281,6 +286,13 @@ class ImageDataModule(LightningDataModule):
             raise InputError("Training needs at least 2 images: give more data, or lower the held-out part.")
         sampler = Shuffle(images, self.shuffle_seed, self.flip)
         return self._loader(images, sampler=sampler, drop_last=len(images) % self.batch_size == 1)
+
+    def files_of_batch(self, epoch: int, batch: int) -> list[str]:
+        """The files of a training batch; epochs and batches count from 0."""
+        loader = self.train_dataloader()
+        loader.sampler.set_epoch(epoch)  # type: ignore[attr-defined]
+        order = list(loader.sampler)[batch * self.batch_size : (batch + 1) * self.batch_size]
+        return [self.split.train[index % len(self.split.train)] for index in order]
 
     def val_dataloader(self) -> DataLoader[Batch]:
         """The validation images in the split's order."""

@@ -13,13 +13,15 @@ from inversion.callbacks import LastCheckpoint, MovableCheckpoint
 @pytest.mark.parametrize(("seconds", "saved"), [(0, [0, 1, 2, 3]), (1000, [0, 3])])
 def test_last_is_saved_after_the_first_and_the_last_epoch_and_when_time_has_passed(monkeypatch, seconds, saved):
     epochs = []
-    monkeypatch.setattr(
-        ModelCheckpoint, "on_train_epoch_end", lambda self, trainer, module: epochs.append(trainer.current_epoch)
-    )
     callback = LastCheckpoint(seconds)
+    monkeypatch.setattr(
+        ModelCheckpoint, "on_train_epoch_end", lambda self, trainer, module: epochs.append(callback.ended["epoch"])
+    )
     for epoch in range(4):
-        trainer = SimpleNamespace(current_epoch=epoch, max_epochs=4)
+        trainer = SimpleNamespace(current_epoch=epoch, fit_loop=SimpleNamespace(state_dict=dict), loggers=[])
+        callback.on_train_epoch_start(trainer, None)
         callback.on_train_epoch_end(trainer, None)
+    callback.on_train_end(trainer, None)
     assert epochs == saved
 
 
