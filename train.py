@@ -69,7 +69,7 @@ def train(cfg: DictConfig, folder: Path) -> dict[str, Any] | None:
     datamodule.prepare_data()
     record = checkpoints.record(cfg, trainer.precision, datamodule.split, datamodule.native_size, encoder)
     if runs.is_finished(folder):
-        decisive = (*checkpoints.DECISIVE, *checkpoints.ALSO_OF_FINISHED)
+        decisive = (*checkpoints.ALSO_OF_FINISHED, *checkpoints.DECISIVE)
         checkpoints.check_goes_on(checkpoints.path_of(folder, checkpoints.BEST), record, decisive)
         log.info(f"{folder} holds this run, finished: give another hydra.run.dir, or delete it to run again.")
         return None
@@ -95,6 +95,8 @@ def train(cfg: DictConfig, folder: Path) -> dict[str, Any] | None:
         standardize=standardize,
         record=record,
     )
+    if going_on:
+        checkpoints.check_fits(last, going_on, model)
     check_optimizer(model)
     check_disk_space(folder, decoder)
     parameters = sum(parameter.numel() for parameter in decoder.parameters())

@@ -1,5 +1,6 @@
 """Checkpoints: written whole or not at all, read without running code, gone on from only by the run they belong to."""
 
+import zipfile
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -7,6 +8,7 @@ from typing import Any
 import torch
 from lightning.fabric.plugins.io import TorchCheckpointIO
 from omegaconf import DictConfig, OmegaConf
+from torch import Tensor, nn
 
 from inversion.alexnet import Encoder
 from inversion.errors import InputError
@@ -18,6 +20,10 @@ LAST = "last"
 RECORD = "inversion"
 FORMAT = 2
 """Version of what stands under `RECORD` in a checkpoint."""
+KEYS = {"config", "native_size", "split", "encoder"}
+"""What else stands there."""
+STATE = ("epoch", "global_step", "loops", "callbacks", "optimizer_states", "lr_schedulers")
+"""What Lightning goes on from, beside the weights."""
 DECISIVE = (
     "layer.name",
     "decoder",
@@ -81,20 +87,51 @@ def record(
 
 
 def read(path: Path) -> dict[str, Any]:
-    """The checkpoint's content, on the CPU.
+    """The checkpoint's content, on the CPU. Runs no code from the file.
 
     Raises:
-        InputError: no checkpoint, a cut or damaged one, or one of another version of this project.
+        InputError: no checkpoint, a cut or damaged one, one of another version of this project, or weights that are no finite
+            numbers.
     """
     advice = "delete it to start anew, or put a whole copy in its place"
     try:
+        with zipfile.ZipFile(path) as file:  # whose checksums torch doesn't look at
+            damaged = file.testzip()
+        if damaged is not None:
+            raise zipfile.BadZipFile(damaged)
         content = torch.load(path, map_location="cpu", weights_only=True)
     except Exception as error:  # whatever the parser stumbles over, the file is at fault
         raise InputError(f"{path} is no whole checkpoint ({type(error).__name__}): {advice}.") from error
     found = content.get(RECORD) if isinstance(content, dict) else None
-    if not isinstance(found, dict) or found.get("format") != FORMAT:
+    if not isinstance(found, dict) or found.get("format") != FORMAT or not found.keys() >= KEYS:
         raise InputError(f"{path} is no checkpoint of this version of the project: {advice}.")
+    state = content.get("state_dict")
+    if not isinstance(state, dict) or not state:
+        raise InputError(f"{path} holds no weights: {advice}.")
+    if odd := [key for key, value in state.items() if not _is_finite(value)]:
+        raise InputError(f"{path} holds something else than finite numbers in {odd[0]!r:.120}: {advice}.")
     return content
+
+
+def _is_finite(value: object) -> bool:
+    if not isinstance(value, Tensor) or value.layout != torch.strided or value.is_meta or value.is_quantized:
+        return False
+    return bool(value.isfinite().all())
+
+
+def check_fits(path: Path, content: Mapping[str, Any], model: nn.Module) -> None:
+    """Raises InputError unless the checkpoint holds what the model needs to go on: weights of its names and shapes, and the
+    training's state.
+    """
+    wanted, found = (
+        {key: value.shape for key, value in state.items()} for state in (model.state_dict(), content["state_dict"])
+    )
+    odd = [key for key in [*wanted, *found] if wanted.get(key) != found.get(key)]
+    odd += [key for key in STATE if key not in content]
+    if odd:
+        raise InputError(
+            f"{path} doesn't fit its run ({odd[0]!r:.120}): delete it to start anew, or put a whole copy in its place."
+        )
 
 
 def check_goes_on(path: Path, now: Mapping[str, Any], decisive: Sequence[str] = DECISIVE) -> dict[str, Any]:

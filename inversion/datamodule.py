@@ -438,6 +438,8 @@ def _opened(path: Path) -> Image.Image:
         return Image.open(path)
     except Exception as error:  # Pillow throws many kinds at broken files
         reason = getattr(error, "strerror", None) or "no image, or a broken one"
+        if isinstance(error, Image.DecompressionBombError):
+            reason = f"more than {2 * (Image.MAX_IMAGE_PIXELS or 0):,} pixels"
         raise InputError(f"{path} can't be read ({reason}): mend, replace or remove it.") from error
 
 

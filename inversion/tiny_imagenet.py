@@ -26,6 +26,10 @@ log = logging.getLogger(__name__)
 FOLDER = "tiny-imagenet-200"
 PRESENT = "present"
 WANTED = ("wnids.txt", "words.txt", "train", "val")
+MOST_BYTES = 4 << 30
+MOST_BYTES_OF_ONE = 64 << 20
+MOST_MEMBERS = 1_000_000
+"""What an archive may unpack to; Tiny ImageNet takes 240 MB in 120,000 small files."""
 
 
 def find_root(root: Path) -> Path | None:
@@ -145,8 +149,8 @@ def fetch(url: str, archive: Path, md5_sum: str) -> None:
 def extract(archive: Path, target: Path) -> None:
     """Extracts the archive's folder `tiny-imagenet-200` as `target`, which appears only when whole.
 
-    Every member is checked (no absolute path, no `..`, no link) before the first is written, and its checksum while it is
-    read. The unlabelled test images are left out.
+    Every member is checked (no absolute path, no `..`, no link, no more bytes than Tiny ImageNet could have) before the first
+    is written, and its checksum while it is read. The unlabelled test images are left out.
 
     Raises:
         InputError: no zip, a damaged one, an unsafe member, no Tiny ImageNet inside, or no room for it.
@@ -198,6 +202,12 @@ def _wanted_members(file: zipfile.ZipFile, archive: Path) -> list[tuple[zipfile.
             raise InputError(f"{archive} holds the unsafe member {member.filename!r}: get Tiny ImageNet from another source.")
         if len(path.parts) > 1 and path.parts[0] == FOLDER and path.parts[1] in WANTED and not member.is_dir():
             members.append((member, PurePosixPath(*path.parts[1:])))
+    total, largest = (f([member.file_size for member, _ in members] or [0]) for f in (sum, max))
+    if total > MOST_BYTES or largest > MOST_BYTES_OF_ONE or len(members) > MOST_MEMBERS:
+        raise InputError(
+            f"{archive} would unpack to {len(members)} files of {total >> 20} MiB, the largest {largest >> 20}, far more than "
+            "Tiny ImageNet's: get it from another source."
+        )
     files = {inner for _, inner in members}
     if PurePosixPath("wnids.txt") not in files:
         raise InputError(f"{archive} is a zip without {FOLDER}/wnids.txt, so not Tiny ImageNet: give another data.archive.")

@@ -12,6 +12,8 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from hydra.utils import get_class
+from lightning import LightningDataModule
 from omegaconf import OmegaConf
 from torch import Tensor, nn
 
@@ -73,13 +75,15 @@ class TrainedRun(nn.Module):
         return self.decode(self.encode(images))
 
 
-def load(folder: str | Path, weights: str | None = None) -> TrainedRun:
+def load(folder: str | Path, weights: str | None = None, any_weights: bool = False) -> TrainedRun:
     """Loads the best checkpoint of a run's folder, and the encoder that it was trained for, onto the CPU. Runs no code from
     either file.
 
     Args:
         folder: of a run; `outputs/<sweep>/<layer>`.
         weights: the encoder's, where they lie elsewhere than when the run was trained: as `encoder.weights`.
+        any_weights: takes them although they are others than those that the decoder was trained for, as the checkpoint's hash
+            tells: to see what it makes of them.
 
     Raises:
         InputError: there is no whole checkpoint, or the encoder's weights are missing or are not those of the run.
@@ -89,11 +93,18 @@ def load(folder: str | Path, weights: str | None = None) -> TrainedRun:
         raise InputError(f"{folder} holds no trained run ({path} is missing): give the folder of one.")
     content = checkpoints.read(path)
     record = content[checkpoints.RECORD]
-    config = OmegaConf.create(record["config"])
+    try:
+        config = OmegaConf.create(record["config"])
+        for name in ("encoder", "decoder", "data"):
+            _check_classes(OmegaConf.to_container(config[name], resolve=True))
+    except Exception as error:  # whatever a config that was tampered with stumbles over, the file is at fault
+        reason = str(error).strip().partition("\n")[0].rstrip(".")
+        raise InputError(f"{path} doesn't say what run it is of ({reason:.120}): train the run anew.") from error
     encoder = build("encoder", config.encoder, **({} if weights is None else {"weights": weights}))
-    if encoder.digest != record["encoder"]:
+    if encoder.digest != record["encoder"] and not any_weights:
         raise InputError(
-            f"{path} was trained for other encoder weights than {encoder.weights} holds now: give those it was trained for."
+            f"{path} was trained for other encoder weights than {encoder.weights} holds now: give those it was trained for, "
+            "or any_weights=True to load()."
         )
     decoder = build(
         "decoder",
@@ -108,9 +119,23 @@ def load(folder: str | Path, weights: str | None = None) -> TrainedRun:
     run = TrainedRun(encoder, decoder, standardize, record)
     try:
         run.load_state_dict({**state, **{f"encoder.{key}": value for key, value in encoder.state_dict().items()}})
-    except RuntimeError as error:
+    except (RuntimeError, AttributeError) as error:
         raise InputError(f"{path} doesn't fit the decoder that its config describes: train the run anew.") from error
     return run
+
+
+def _check_classes(config: object) -> None:
+    """Refuses what a checkpoint would have built if that is no network and no source of images: `_target_` may name any
+    function, such as one that runs a command.
+    """
+    if isinstance(config, dict):
+        if "_target_" in config and not issubclass(get_class(config["_target_"]), (nn.Module, LightningDataModule)):
+            raise ValueError(f"{config['_target_']} is no network and no data")
+        for value in config.values():
+            _check_classes(value)
+    elif isinstance(config, list):
+        for value in config:
+            _check_classes(value)
 
 
 def read_images(paths: Sequence[str | Path], size: int) -> Tensor:

@@ -3,6 +3,7 @@
 import importlib
 import os
 import sys
+import zipfile
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -70,6 +71,17 @@ def made_root(tmp_path_factory: pytest.TempPathFactory) -> Path:
     root = tmp_path_factory.mktemp("data") / "made"
     made_images.provide(root, train_per_class=6, test_per_class=2, seed=0)
     return root
+
+
+@pytest.fixture(scope="session")
+def archive(made_root: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A zip of made images in the official layout, with test images as the official one has."""
+    path = tmp_path_factory.mktemp("archive") / "tiny-imagenet-200.zip"
+    with zipfile.ZipFile(path, "w") as file:
+        for source in sorted(made_root.rglob("*")):
+            file.write(source, f"tiny-imagenet-200/{source.relative_to(made_root)}")
+        file.writestr("tiny-imagenet-200/test/images/test_0.JPEG", b"not needed")
+    return path
 
 
 @pytest.fixture(scope="session")

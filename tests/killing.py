@@ -77,22 +77,29 @@ def kill_until_done(arguments: list[str], rng: random.Random, kills: int, second
         log: gets what they print.
     """
     result = Killed(code=0)
-    context = _context()
     plan = sorted(rng.choices([*CALLS, *[ANY] * 4], k=kills), key=lambda name: _order(name, rng))
     while True:
         where = plan.pop(0) if plan else None
         call = rng.randint(1, CALLS[where][1] // 2) if where in CALLS else 0
-        process = context.Process(target=_run, args=(arguments, where if call else None, call, log))
-        process.start()
-        process.join(rng.uniform(0, 0.7 * seconds) if where == ANY else None)
-        if process.exitcode is None:
-            process.kill()
-            process.join()
-        result.code = process.exitcode or 0
+        moment = rng.uniform(0, 0.7 * seconds) if where == ANY else None
+        result.code = run(arguments, log, where if call else None, call, moment)
         if result.code == -signal.SIGKILL:
             result.deaths[str(where)] += 1
         else:
             return result
+
+
+def run(arguments: list[str], log: Path, where: str | None = None, call: int = 0, moment: float | None = None) -> int:
+    """`train.py <arguments>` in a process of its own, killed in the `call`-th call of `CALLS[where]`, or after `moment` seconds.
+    Returns the exit code: -9 if it was killed.
+    """
+    process = _context().Process(target=_run, args=(arguments, where, call, log))
+    process.start()
+    process.join(moment)
+    if process.exitcode is None:
+        process.kill()
+        process.join()
+    return process.exitcode or 0
 
 
 def _order(name: str, rng: random.Random) -> float:

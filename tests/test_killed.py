@@ -1,14 +1,15 @@
 """Runs that are killed at any moment and started again end as one that was never stopped, bit for bit."""
 
+import csv
 import json
 import os
 import random
-import zipfile
+import signal
 from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
-from killing import differences, kill_until_done
+from killing import differences, kill_until_done, run
 
 KILLS = int(os.environ.get("INVERSION_KILLS", "100"))
 """How many processes the long test kills."""
@@ -23,15 +24,6 @@ class Whole:
     folder: Path
     seconds: float
     """How long it took, about."""
-
-
-@pytest.fixture(scope="module")
-def archive(made_root, tmp_path_factory):
-    path = tmp_path_factory.mktemp("archive") / "tiny-imagenet-200.zip"
-    with zipfile.ZipFile(path, "w") as file:
-        for source in sorted(made_root.rglob("*.*")):
-            file.write(source, f"tiny-imagenet-200/{source.relative_to(made_root)}")
-    return path
 
 
 def places(folder: Path) -> list[str]:
@@ -54,8 +46,8 @@ def whole(archive, tmp_path_factory):
         "callbacks.grid.times=4",
     ]
     folder = tmp_path_factory.mktemp("whole")
-    done = kill_until_done([*options, *places(folder)], random.Random(0), 0, 0, folder / "said.txt")
-    assert done.code == 0, (folder / "said.txt").read_text()
+    code = run([*options, *places(folder)], folder / "said.txt")
+    assert code == 0, (folder / "said.txt").read_text()
     return Whole(options, folder / "out", json.loads((folder / "out" / "metrics.json").read_text())["seconds"] + 1)
 
 
@@ -74,6 +66,21 @@ def check(whole: Whole, folder: Path, seed: int, kills: int) -> int:
 
 def test_a_run_killed_three_times_ends_as_one_that_was_not(whole, tmp_path):
     assert check(whole, tmp_path / "run", seed=0, kills=3) >= 2  # the third may find the run at its end
+
+
+def test_a_sweep_killed_in_its_second_job_goes_on_there(whole, tmp_path):
+    """Its first job is left alone, and is the run that was never stopped; figure and table are of both."""
+    options = [*whole.options, "-m", "seed=0,1", *places(tmp_path)[1:], f"hydra.sweep.dir={tmp_path / 'out'}"]
+    steps = 4 * 3
+    assert run(options, tmp_path / "said.txt", "training", steps + 5) == -signal.SIGKILL
+    first, second = (tmp_path / "out" / f"conv5_seed-{seed}" for seed in (0, 1))
+    finished = (first / "metrics.json").stat().st_mtime_ns
+    assert not (second / "metrics.json").exists() and not (tmp_path / "out" / "metrics.csv").exists()
+    assert run(options, tmp_path / "said.txt") == 0, (tmp_path / "said.txt").read_text()
+    assert (first / "metrics.json").stat().st_mtime_ns == finished and not differences(whole.folder, first)
+    said = (tmp_path / "said.txt").read_text()
+    assert f"{first} holds this run, finished" in said and f"Going on from {second}" in said
+    assert len(list(csv.DictReader((tmp_path / "out" / "metrics.csv").open()))) == 2
 
 
 @pytest.mark.slow

@@ -21,17 +21,6 @@ from inversion.errors import InputError
 NO_URL = "http://127.0.0.1:9/tiny-imagenet-200.zip"  # nothing listens on port 9
 
 
-@pytest.fixture(scope="module")
-def archive(made_root, tmp_path_factory):
-    """A zip of made images in the official layout, with test images as the official one has."""
-    path = tmp_path_factory.mktemp("archive") / "tiny-imagenet-200.zip"
-    with zipfile.ZipFile(path, "w") as file:
-        for source in sorted(made_root.rglob("*")):
-            file.write(source, f"tiny-imagenet-200/{source.relative_to(made_root)}")
-        file.writestr("tiny-imagenet-200/test/images/test_0.JPEG", b"not needed")
-    return path
-
-
 def provide(root, archive=None, url=NO_URL, md5=""):
     return tiny_imagenet.provide(root, archive, url, md5)
 
