@@ -90,7 +90,7 @@ def kill_until_done(arguments: list[str], rng: random.Random, kills: int, second
 
 
 def run(arguments: list[str], log: Path, where: str | None = None, call: int = 0, moment: float | None = None) -> int:
-    """`train.py <arguments>` in a process of its own, killed in the `call`-th call of `CALLS[where]`, or after `moment` seconds.
+    """`train.py <arguments>` in a process of its own, killed in a call of `CALLS[where]`, or after `moment` seconds.
     Returns the exit code: -9 if it was killed.
     """
     process = _context().Process(target=_run, args=(arguments, where, call, log))
