@@ -307,8 +307,10 @@ class ImageDataModule(LightningDataModule):
         return self._loader(ImageSet(self.images(part), self.split.labels(part)))
 
     def _loader(self, images: "ImageSet", **options: object) -> DataLoader[Batch]:
-        # No workers: taking a batch out of a tensor is quicker than handing it between processes.
-        return DataLoader(images, batch_size=self.batch_size, collate_fn=_whole, **options)  # type: ignore[arg-type]
+        # No workers: taking a batch out of a tensor is quicker than handing it between processes. A loader without a generator
+        # of its own draws from torch's at each start, at another time in a run that goes on.
+        own = torch.Generator()
+        return DataLoader(images, batch_size=self.batch_size, collate_fn=_whole, generator=own, **options)  # type: ignore[arg-type]
 
     def on_after_batch_transfer(self, batch: Batch, dataloader_idx: int) -> Batch:
         """Normalises the images, now on the device."""

@@ -93,8 +93,12 @@ def run(arguments: list[str], log: Path, where: str | None = None, call: int = 0
     """`train.py <arguments>` in a process of its own, killed in a call of `CALLS[where]`, or after `moment` seconds.
     Returns the exit code: -9 if it was killed.
     """
-    process = _context().Process(target=_run, args=(arguments, where, call, log))
-    process.start()
+    context = multiprocessing.get_context("forkserver")
+    context.set_forkserver_preload(["killing"])
+    process = context.Process(target=_run, args=(arguments, where, call, log))
+    folders = [str(Path(__file__).parent), str(conftest.REPOSITORY), os.environ.get("PYTHONPATH", "")]
+    with mock.patch.dict(os.environ, PYTHONPATH=os.pathsep.join(filter(None, folders))):  # for the server, if it is to start
+        process.start()
     process.join(moment)
     if process.exitcode is None:
         process.kill()
@@ -104,14 +108,6 @@ def run(arguments: list[str], log: Path, where: str | None = None, call: int = 0
 
 def _order(name: str, rng: random.Random) -> float:
     return list(CALLS).index(name) if name in CALLS else rng.uniform(0, len(CALLS))
-
-
-def _context() -> multiprocessing.context.ForkServerContext:
-    folders = [str(Path(__file__).parent), str(conftest.REPOSITORY)]
-    os.environ["PYTHONPATH"] = os.pathsep.join([*folders, *filter(None, [os.environ.get("PYTHONPATH")])])
-    context = multiprocessing.get_context("forkserver")
-    context.set_forkserver_preload(["killing"])
-    return context
 
 
 def _run(arguments: list[str], where: str | None, call: int, log: Path) -> None:

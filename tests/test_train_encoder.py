@@ -2,6 +2,7 @@
 
 import json
 import shutil
+import signal
 import subprocess
 import sys
 
@@ -69,6 +70,30 @@ def test_it_goes_on_where_it_was_cut(trained, options, tmp_path):
     assert all(torch.equal(whole[key], again[key]) for key in whole)  # it was at its end
     again = train_encoder(*options, "trainer.max_epochs=2", f"hydra.run.dir={folder}")
     assert "holds this run, finished" in again.stdout
+
+
+def test_killed_in_its_second_epoch_it_ends_as_if_it_was_not(trained, options, tmp_path):
+    """Its dropout and crops are drawn again as they were."""
+    program = REPOSITORY / "experiments" / "train_encoder.py"
+    script = f"""
+import os, runpy, signal, sys
+from inversion.classifier import Classifier
+step = Classifier.training_step
+def deadly(self, batch, batch_idx):
+    if self.trainer.current_epoch == 1 and batch_idx == 1:
+        os.kill(os.getpid(), signal.SIGKILL)
+    return step(self, batch, batch_idx)
+Classifier.training_step = deadly
+sys.argv[0] = {str(program)!r}
+runpy.run_path({str(program)!r}, run_name="__main__")
+"""
+    arguments = [*options, "trainer.max_epochs=2", f"hydra.run.dir={tmp_path / 'out'}"]
+    killed = subprocess.run([sys.executable, "-c", script, *arguments], cwd=REPOSITORY, capture_output=True, text=True)
+    assert killed.returncode == -signal.SIGKILL, killed.stderr
+    done = train_encoder(*arguments)
+    assert done.returncode == 0 and "Going on from" in done.stdout
+    whole, again = (torch.load(path / "alexnet.pt", weights_only=True) for path in (trained, tmp_path / "out"))
+    assert all(torch.equal(whole[key], again[key]) for key in whole)
 
 
 @pytest.mark.parametrize(
