@@ -21,14 +21,13 @@ import lightning
 import torch
 from hydra import compose
 from lightning import LightningModule
-from lightning.pytorch.loggers import TensorBoardLogger
 from matplotlib.figure import Figure
 from omegaconf import DictConfig, OmegaConf
 from torch import Tensor
 from tqdm import tqdm
 
 from inversion import REPOSITORY, checkpoints, command_line, pixels, trained
-from inversion.building import build, build_trainer
+from inversion.building import build, build_logger, build_trainer
 from inversion.datamodule import ImageDataModule, to_input
 from inversion.errors import InputError
 from inversion.figures import samples_figure, stacked
@@ -113,13 +112,12 @@ def train_autoencoder(run: Path, cfg: DictConfig, folder: Path, datamodule: Imag
     )
     record = checkpoints.record(own, trainer.precision, datamodule.split, datamodule.native_size, encoder)
     last = checkpoints.path_of(folder, checkpoints.LAST)
-    if last.is_file():
-        checkpoints.check_goes_on(last, record)
+    going_on = checkpoints.check_goes_on(last, record) if last.is_file() else None
     parts = {name: build(name, own[name]) for name in ("loss", "optimizer", "scheduler")}
     model = Autoencoder(encoder, decoder, **parts, standardize=False, record=record)
     log.info(f"{own.layer.name}: autoencoder, {folder}")
-    trainer.logger = TensorBoardLogger(folder, name="", version="tensorboard", default_hp_metric=False)
-    trainer.fit(model, datamodule=datamodule, ckpt_path=last if last.is_file() else None, weights_only=True)
+    trainer.logger = build_logger(folder, record["config"], going_on)
+    trainer.fit(model, datamodule=datamodule, ckpt_path=last if going_on else None, weights_only=True)
     model.load_state_dict(checkpoints.read(checkpoints.path_of(folder, checkpoints.BEST))["state_dict"])
     return model.eval()
 

@@ -20,7 +20,7 @@ BROKEN = (urllib.error.URLError, HTTPException, TimeoutError, ConnectionError, V
 """What a server, a network or an address can fail with."""
 
 
-def download(url: str, path: Path, name: str, algorithm: str, digest: str, advice: str, timeout: float = 10) -> None:
+def download(url: str, path: Path, name: str, algorithm: str, digest: str, advice: str, timeout: float = 7) -> None:
     """Fetches `url` to `path`, which appears only when whole and of this hash.
 
     What has come before a cut is kept beside it, and the next attempt, now or in a later run, asks for the rest alone. An
@@ -32,7 +32,8 @@ def download(url: str, path: Path, name: str, algorithm: str, digest: str, advic
         name: what it is, for errors.
         algorithm, digest: `hashlib`'s name of the hash, and how its hexadecimal digits begin.
         advice: what to do without the download, for errors.
-        timeout: seconds of silence after which a connection counts as cut.
+        timeout: seconds of silence after which a connection counts as cut. A host that never answers is tried at each of its
+            addresses, commonly up to four, for so long.
 
     Raises:
         InputError: no network, an HTTP error, a redirection to plain http, or a file with another hash.

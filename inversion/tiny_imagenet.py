@@ -246,12 +246,19 @@ def read_split(root: Path, classes: int | str | None, val_per_class: int, seed: 
     train: list[str] = []
     val: list[str] = []
     class_of: dict[str, str] = {}
+    sizes: dict[str, int] = {}
     for wnid in drawn:
         images = [name for name in _listed(root / "train" / wnid / "images") if _is_image(name)]
         kept, held = hold_out(images, val_per_class, seed, wnid)
         train += [f"train/{wnid}/images/{name}" for name in kept]
         val += [f"train/{wnid}/images/{name}" for name in held]
         class_of |= {f"train/{wnid}/images/{name}": wnid for name in images}
+        sizes[wnid] = len(images)
+    fewest, most = min(sizes, key=lambda wnid: sizes[wnid]), max(sizes.values())
+    if 2 * sizes[fewest] < most:
+        log.warning(
+            f"Class {fewest} ({named[fewest]}) has {sizes[fewest]} train images where others have {most}: is {root} whole?"
+        )
     class_of |= {f"val/images/{name}": wnid for name, wnid in _test_images(root / "val", named).items()}
     test = [file for file in class_of if file.startswith("val/")]
     check_disjoint({"train": train, "val": val, "test": test})

@@ -355,6 +355,17 @@ def test_too_few_images_are_told(made_root, one_line):
     one_line(str(error.value))
 
 
+def test_a_class_with_far_fewer_images_than_others_is_warned_of(made_root, tmp_path, caplog):
+    root = tmp_path / "made"
+    shutil.copytree(made_root, root)
+    thin = tiny_imagenet.read_split(root, 3, 1, 0).train[0].split("/")[1]
+    assert not caplog.records
+    for path in sorted((root / "train" / thin / "images").iterdir())[2:]:
+        path.unlink()
+    tiny_imagenet.read_split(root, 3, 1, 0)
+    assert f"Class {thin}" in caplog.text and "has 2 train images where others have 6" in caplog.text
+
+
 @needs_real_data
 def test_known_classes_of_seed_0_on_the_real_ids():
     with zipfile.ZipFile(ARCHIVE) as file:
