@@ -39,7 +39,7 @@ def test_a_small_benchmark(benchmark, quick, tmp_path):
     outcome = benchmark(*quick, "layers=[conv5]", "steps=1", "rounds=2", f"hydra.run.dir={tmp_path}")
     assert outcome.code == 0, outcome.said
     found = json.loads((tmp_path / "benchmark.json").read_text())
-    assert {path.name for path in tmp_path.iterdir()} == {".hydra", "benchmark.json", "benchmark.log"}
+    assert {path.name for path in tmp_path.iterdir()} == {".hydra", ".lock", "benchmark.json", "benchmark.log"}
     assert set(found) >= {"date", "commit", "hardware", "versions", "precision", "images", "peak_mib"}
     assert all(math.isfinite(number) and number >= 0 for number in numbers(found))
     assert list(found["layers"]) == ["conv5"]
