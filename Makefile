@@ -11,7 +11,7 @@ demo: .venv/ready
 test: .venv/ready
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 --dist worksteal
 
-# A hundred processes killed, thousands of damaged files: an hour on two cores.
+# A hundred processes killed, thousands of damaged files: half an hour on two cores.
 soak: .venv/ready
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -m slow -s
 
