@@ -3,9 +3,7 @@
 import logging
 import random
 from collections.abc import Iterator, Mapping, Sequence
-from concurrent.futures import ThreadPoolExecutor
 from hashlib import sha256
-from pathlib import Path
 from statistics import median
 from typing import NamedTuple
 
@@ -13,7 +11,6 @@ import numpy as np
 import PIL
 import torch
 from lightning import LightningDataModule
-from PIL import Image, ImageOps
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 from torch.utils.data.distributed import DistributedSampler
@@ -24,6 +21,7 @@ from inversion.alexnet import Encoder
 from inversion.cache import Cache, Entry
 from inversion.errors import InputError
 from inversion.files import expand
+from inversion.image_files import decode, opened, state_of
 from inversion.split import Split
 
 log = logging.getLogger(__name__)
@@ -119,7 +117,7 @@ class ImageDataModule(LightningDataModule):
         if self._native_size is None:
             sides = []
             for name in self.split.train[:: -(-len(self.split.train) // 1000)]:
-                with _opened(self.split.root / name) as image:
+                with opened(self.split.root / name) as image:
                     sides.append(min(image.size))
             self._native_size = min(pixels.INPUT_SIZE, max(SMALLEST, int(median(sides))))
         return self._native_size
@@ -150,7 +148,7 @@ class ImageDataModule(LightningDataModule):
         """The decoded images in the cache: they depend on the files, their sizes and times of change, and on Pillow."""
         if part not in self._entries:
             files = self.split.files(part)
-            states = [_state(self.split.root / name) for name in files]
+            states = [state_of(self.split.root / name) for name in files]
             key = {"root": str(self.split.root), "files": files, "states": states, "pillow": PIL.__version__}
             shape = (len(files), 3, self.native_size, self.native_size)
             self._entries[part] = Entry(f"{part} images", key, shape, "uint8")
@@ -383,66 +381,6 @@ class Shuffle(DistributedSampler[int]):
 
 def _whole(batch: Batch) -> Batch:
     return batch
-
-
-def decode(paths: Sequence[Path], array: np.ndarray, description: str) -> None:
-    """Reads image files into a uint8 array, (N, 3, size, size), RGB. Shows progress.
-
-    Raises:
-        InputError: names the first file that can't be read.
-    """
-
-    def read(index: int) -> None:
-        array[index] = read_image(paths[index], array.shape[-1])
-
-    with ThreadPoolExecutor() as pool:
-        for _ in tqdm(
-            pool.map(read, range(len(paths))), total=len(paths), desc=description, unit="image", leave=False, disable=None
-        ):
-            pass
-
-
-def read_image(path: Path, size: int) -> Tensor:
-    """One file as uint8 (3, size, size), RGB whatever its mode; another size is fitted (resized, middle cropped).
-
-    It is turned as its EXIF data says, what is transparent lies on white, and 16-bit grey is scaled to 8 bits.
-
-    Raises:
-        InputError: no image, or a broken one.
-    """
-    with _opened(path) as image:
-        try:
-            ImageOps.exif_transpose(image, in_place=True)
-            if image.mode.startswith("I"):
-                image = Image.fromarray((np.asarray(image) / 257).round().clip(0, 255).astype(np.uint8))
-            if image.has_transparency_data:
-                image = image.convert("RGBA")
-                image = Image.alpha_composite(Image.new("RGBA", image.size, "white"), image)
-            image = image.convert("RGB")
-        except Exception as error:  # Pillow throws many kinds at broken files
-            raise InputError(f"{path} is a broken image ({error}): replace or remove it.") from error
-        if image.size != (size, size):
-            image = ImageOps.fit(image, (size, size), Image.Resampling.BILINEAR)
-        return torch.from_numpy(np.array(image)).permute(2, 0, 1)
-
-
-def _state(path: Path) -> list[int] | None:
-    """A file's size and time of change; None if there is no such file, which decoding will tell."""
-    try:
-        state = path.stat()
-    except OSError:
-        return None
-    return [state.st_size, state.st_mtime_ns]
-
-
-def _opened(path: Path) -> Image.Image:
-    try:
-        return Image.open(path)
-    except Exception as error:  # Pillow throws many kinds at broken files
-        reason = getattr(error, "strerror", None) or "no image, or a broken one"
-        if isinstance(error, Image.DecompressionBombError):
-            reason = f"more than {2 * (Image.MAX_IMAGE_PIXELS or 0):,} pixels"
-        raise InputError(f"{path} can't be read ({reason}): mend, replace or remove it.") from error
 
 
 class TinyImageNet(ImageDataModule):

@@ -20,10 +20,11 @@ from torch import Tensor, nn
 from inversion import checkpoints, pixels
 from inversion.alexnet import Encoder
 from inversion.building import build
-from inversion.datamodule import read_image, to_input
+from inversion.datamodule import to_input
 from inversion.decoders import Decoder
 from inversion.errors import InputError
 from inversion.files import expand
+from inversion.image_files import read_image
 from inversion.standardize import Standardize
 
 

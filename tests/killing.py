@@ -36,7 +36,7 @@ RANDOM_ALEXNET = alexnet.random_alexnet(0)
 
 CALLS = {
     "extraction": ("zipfile.ZipFile.open", 120),
-    "decoding": ("inversion.datamodule.read_image", 24),
+    "decoding": ("inversion.image_files.read_image", 24),
     "encoding": ("inversion.alexnet.Encoder.features", 12),
     "training": ("inversion.inversion_module.InversionModule.training_step", 16),
     "validation": ("inversion.inversion_module.InversionModule.validation_step", 8),

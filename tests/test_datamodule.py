@@ -1,7 +1,5 @@
-import builtins
 import shutil
 
-import numpy as np
 import pytest
 import torch
 from conftest import ARCHIVE, needs_real_data
@@ -10,7 +8,7 @@ from test_image_folder import fill
 
 from inversion import pixels
 from inversion.alexnet import Encoder
-from inversion.datamodule import ImageDataModule, ImageFolder, MadeImages, TinyImageNet, read_image, to_input
+from inversion.datamodule import ImageDataModule, ImageFolder, MadeImages, TinyImageNet, to_input
 from inversion.errors import InputError
 
 
@@ -53,46 +51,6 @@ def test_the_test_split_is_left_alone_until_asked_for(data):
     assert len(data.images("test")) == 6
 
 
-def test_grey_images_become_rgb_and_others_are_fitted(tmp_path):
-    Image.new("L", (64, 64), 77).save(tmp_path / "grey.JPEG")
-    Image.new("RGBA", (90, 40), (10, 20, 30, 255)).save(tmp_path / "wide.png")
-    assert torch.equal(read_image(tmp_path / "grey.JPEG", 64), torch.full((3, 64, 64), 77, dtype=torch.uint8))
-    assert read_image(tmp_path / "wide.png", 64)[:, 0, 0].tolist() == [10, 20, 30]
-
-
-def test_photos_are_turned_as_their_exif_says(tmp_path):
-    pixels_of = np.zeros((40, 60, 3), np.uint8)
-    pixels_of[:, :30] = 255  # white on the left
-    exif = Image.Exif()
-    exif[0x0112] = 6  # to be shown turned by 90 degrees clockwise: white at the top
-    Image.fromarray(pixels_of).save(tmp_path / "photo.png", exif=exif)
-    image = read_image(tmp_path / "photo.png", 20)
-    assert image[:, :8].eq(255).all() and image[:, 12:].eq(0).all()
-
-
-@pytest.mark.parametrize(
-    ("mode", "colour", "options", "expected"),
-    [
-        ("RGBA", (10, 20, 30, 0), {}, [255, 255, 255]),
-        ("RGBA", (0, 100, 200, 51), {}, [204, 224, 244]),
-        ("LA", (40, 0), {}, [255, 255, 255]),
-        ("P", 0, {"transparency": 0}, [255, 255, 255]),
-        ("P", 0, {}, [9, 8, 7]),
-        ("I;16", 65535, {}, [255, 255, 255]),
-        ("I;16", 1000, {}, [4, 4, 4]),
-        ("I", 30000, {}, [117, 117, 117]),
-        ("1", 1, {}, [255, 255, 255]),
-    ],
-)
-def test_every_mode_becomes_rgb(mode, colour, options, expected, tmp_path):
-    image = Image.new(mode, (32, 32), colour)
-    if mode == "P":
-        image.putpalette([9, 8, 7])
-    path = tmp_path / ("image.tif" if mode == "I" else "image.png")
-    image.save(path, **options)
-    assert read_image(path, 32)[:, 5, 5].tolist() == expected
-
-
 def test_native_size_follows_the_data(tmp_path, data):
     assert data.native_size == 64
     for name, size, native in (("small", (40, 30), 30), ("large", (900, 600), 227), ("tiny", (2, 1), 16)):
@@ -108,38 +66,6 @@ def test_broken_images_are_named(tmp_path, one_line):
         with pytest.raises(InputError, match=r"[57]\.png") as error:
             ImageFolder(str(tmp_path), seed=seed).setup("fit")
         one_line(str(error.value))
-
-
-def test_a_truncated_jpeg_is_refused(made_root, tmp_path, one_line):
-    whole = next((made_root / "val" / "images").iterdir()).read_bytes()
-    (tmp_path / "cut.JPEG").write_bytes(whole[:-300])
-    with pytest.raises(InputError, match=r"cut\.JPEG is a broken image .*truncated") as error:
-        read_image(tmp_path / "cut.JPEG", 64)
-    one_line(str(error.value))
-
-
-@pytest.mark.parametrize("raised", [Image.DecompressionBombError("too large"), IndexError("odd")])
-@pytest.mark.parametrize("step", ["open", "convert"])
-def test_whatever_pillow_throws_names_the_image(step, raised, tmp_path, monkeypatch, one_line):
-    def fail(*arguments, **options):
-        raise raised
-
-    fill(tmp_path, 1)
-    monkeypatch.setattr(Image if step == "open" else Image.Image, step, fail)
-    with pytest.raises(InputError, match=r"0\.png") as error:
-        read_image(tmp_path / "0.png", 32)
-    one_line(str(error.value))
-
-
-def test_an_image_that_may_not_be_read_says_so(tmp_path, monkeypatch, one_line):
-    def fail(*arguments, **options):
-        raise PermissionError(13, "Permission denied")
-
-    fill(tmp_path, 1)
-    monkeypatch.setattr(builtins, "open", fail)
-    with pytest.raises(InputError, match=r"0\.png can't be read .Permission denied") as error:
-        read_image(tmp_path / "0.png", 32)
-    one_line(str(error.value))
 
 
 def test_the_mean_image_is_the_train_images_mean(data):

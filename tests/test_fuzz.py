@@ -21,8 +21,8 @@ from PIL import Image
 from torchvision.models import AlexNet
 
 from inversion import alexnet, checkpoints, tiny_imagenet, trained
-from inversion.datamodule import read_image
 from inversion.errors import InputError
+from inversion.image_files import read_image
 
 QUICK = 20
 LONG = int(os.environ.get("INVERSION_FUZZ", "600"))

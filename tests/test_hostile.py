@@ -14,8 +14,8 @@ from test_alexnet import Touch
 from test_checkpoints import half_done
 
 from inversion import checkpoints, runs, tiny_imagenet, trained
-from inversion.datamodule import read_image
 from inversion.errors import InputError
+from inversion.image_files import read_image
 
 
 def refused(call, *arguments):

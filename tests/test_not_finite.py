@@ -9,7 +9,7 @@ from conftest import run_train
 from PIL import Image
 
 from inversion import checkpoints
-from inversion.datamodule import read_image
+from inversion.image_files import read_image
 from inversion.inversion_module import InversionModule
 
 BAD = 4

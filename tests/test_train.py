@@ -19,8 +19,8 @@ import torch
 from conftest import REPOSITORY, TRAINED, Outcome, needs_trained_encoder, run_train
 from PIL import Image
 
-from inversion.datamodule import read_image
 from inversion.files import kept_for_this_process
+from inversion.image_files import read_image
 
 NUMBERS = {"mse", "psnr", "ssim", "normalized_error", "mse_64", "ssim_64", "feature_error", "top1_agreement"}
 
