@@ -3,7 +3,7 @@
 import difflib
 import sys
 import tempfile
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from functools import wraps
 from pathlib import Path
 from typing import Any
@@ -20,7 +20,7 @@ from omegaconf.errors import OmegaConfBaseException
 
 from inversion import REPOSITORY
 from inversion.errors import InputError
-from inversion.sweep import parse, register_resolvers, run_job
+from inversion.sweep import announce, own_overrides, parse, register_resolvers, run_job
 
 CONF = REPOSITORY / "conf"
 
@@ -78,9 +78,20 @@ def check(arguments: Sequence[str], config_dir: Path, config_name: str = "config
                 raise InputError(f"{absent[0]} must be given: add {absent[0]}=... to the command.")
         sweeping = [override for override in overrides if override.is_sweep_override()]
         is_sweep = bool({"-m", "--multirun"} & set(flags)) or _mode(config_name, overrides) == "MULTIRUN"
-    if sweeping and not is_sweep:
-        raise InputError(f"{_text(sweeping[0])} gives several values: add -m to sweep over them.")
-    _check_writable(Path(config.hydra.sweep.dir if is_sweep else config.hydra.run.dir))
+        if sweeping and not is_sweep:
+            raise InputError(f"{_text(sweeping[0])} gives several values: add -m to sweep over them.")
+        _check_writable(Path(config.hydra.sweep.dir if is_sweep else config.hydra.run.dir))
+        if is_sweep and Path(config.hydra.sweep.dir).is_dir():  # else nothing can be in its jobs' way
+            for folder in _job_folders([*own_overrides(config), *overrides], config_name):
+                _check_writable(folder)
+
+
+def _job_folders(overrides: Sequence[Override], config_name: str) -> Iterator[Path]:
+    """Where a sweep's jobs go. Each is composed anew, for its name follows from what the sweep goes over."""
+    announce(overrides)
+    for job in BasicSweeper.split_arguments(list(overrides), None)[0]:
+        hydra_config = compose(config_name, overrides=job, return_hydra_config=True).hydra
+        yield Path(hydra_config.sweep.dir) / hydra_config.sweep.subdir
 
 
 def _parsed(argument: str) -> Override:

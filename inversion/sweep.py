@@ -46,6 +46,19 @@ def parse(overrides: Sequence[str]) -> list[Override]:
     return OverridesParser.create().parse_overrides(list(overrides))
 
 
+def own_overrides(config: DictConfig) -> list[Override]:
+    """What the config itself sweeps over, as an experiment may; the command line's overrides come after it."""
+    return parse([f"{key}={value}" for key, value in (config.hydra.sweeper.get("params") or {}).items()])
+
+
+def announce(overrides: Sequence[Override]) -> None:
+    """Tells this process and those it starts what the sweep goes over: all keys, and which layers if one of them is that."""
+    swept = {override.key_or_group: override.is_sweep_override() for override in overrides}
+    os.environ[SWEPT] = " ".join(key for key, is_swept in swept.items() if is_swept)
+    layers = [override for override in overrides if override.key_or_group == "layer" and override.is_choice_sweep()]
+    os.environ[LAYERS] = " ".join(layers[-1].sweep_string_iterator()) if layers else ""
+
+
 def sweep_unless(key: str, overrides: Sequence[str]) -> str:
     """Hydra's mode for an experiment that is a sweep over `key`: a single run where the command line gives one value."""
     chosen = [override for override in parse(overrides) if override.key_or_group == key]
@@ -78,14 +91,9 @@ class SweepReport(Callback):
     """
 
     def on_multirun_start(self, config: DictConfig, **kwargs: Any) -> None:
-        params = config.hydra.sweeper.get("params") or {}
-        overrides = parse([*(f"{key}={value}" for key, value in params.items()), *config.hydra.overrides.task])
-        swept = {override.key_or_group: override.is_sweep_override() for override in overrides}
+        announce([*own_overrides(config), *parse(config.hydra.overrides.task)])
         if config.note:
             log.info(f"Note: {config.note}")
-        os.environ[SWEPT] = " ".join(key for key, is_swept in swept.items() if is_swept)
-        layers = [override for override in overrides if override.key_or_group == "layer" and override.is_choice_sweep()]
-        os.environ[LAYERS] = " ".join(layers[-1].sweep_string_iterator()) if layers else ""
         folder = Path(config.hydra.sweep.dir)
         folder.mkdir(parents=True, exist_ok=True)
         try:
@@ -170,13 +178,12 @@ def run_job(task: Callable[[DictConfig, Path], Any], cfg: DictConfig) -> None:
         stopped = isinstance(interrupt, Terminated) or type(error).__name__ == "SIGTERMException"
         if isinstance(interrupt, SystemExit) and not stopped:
             raise
-        last = folder / "checkpoints" / "last.ckpt"
-        again = f"hydra.sweep.dir='{folder.parent}'" if in_sweep else f"hydra.run.dir='{folder}'"
-        kept = f"the last checkpoint is {last}; the same command with {again} goes on from it"
-        print(f"Interrupted: {kept if last.is_file() else 'nothing to go on from yet'}.", file=sys.stderr)
+        print(f"Interrupted: {_kept_checkpoint(folder, in_sweep) or 'nothing to go on from yet'}.", file=sys.stderr)
         raise SystemExit(143 if stopped else 130) from None
     except Exception as error:
         message = _user_sentence(error)
+        if message and isinstance(error, OSError) and (kept := _kept_checkpoint(folder, in_sweep)):
+            message = f"{message.rstrip('.')}; {kept}."
         if not in_sweep:
             if message is None:
                 raise
@@ -191,6 +198,13 @@ def run_job(task: Callable[[DictConfig, Path], Any], cfg: DictConfig) -> None:
         gc.collect()
         if "torch" in sys.modules and sys.modules["torch"].cuda.is_available():
             sys.modules["torch"].cuda.empty_cache()
+
+
+def _kept_checkpoint(folder: Path, in_sweep: bool) -> str | None:
+    """Where a stopped run can be gone on with, and how; None if it has no checkpoint yet."""
+    last = folder / "checkpoints" / "last.ckpt"
+    again = f"hydra.sweep.dir='{folder.parent}'" if in_sweep else f"hydra.run.dir='{folder}'"
+    return f"the last checkpoint is {last}; the same command with {again} goes on from it" if last.is_file() else None
 
 
 @contextmanager

@@ -96,6 +96,22 @@ def test_an_output_folder_that_cannot_be_written(tmp_path, one_line):
     assert outcome.code != 0 and "can't be written" in one_line(outcome.said)
 
 
+@pytest.mark.parametrize(
+    ("arguments", "name"),
+    [
+        (["-m", "layer=conv5,fc8", "seed=1"], "fc8"),
+        (["-m", "layer=conv5,fc8", "seed=1,2"], "fc8_seed-2"),
+        (["experiment=published"], "fc6"),
+    ],
+)
+def test_a_file_in_the_way_of_a_job(arguments, name, quick, tmp_path, one_line):
+    (tmp_path / name).write_text("in the way")
+    outcome = run_train(*arguments, *quick, f"hydra.sweep.dir={tmp_path}")
+    said = one_line(outcome.said)
+    assert outcome.code != 0 and f"{tmp_path / name} can't be written (a file is in the way)" in said
+    assert [path.name for path in tmp_path.iterdir()] == [name]
+
+
 def test_a_full_output_folder(quick, tmp_path, one_line, monkeypatch):
     import shutil
 

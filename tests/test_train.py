@@ -1,6 +1,7 @@
 """Whole runs and sweeps of train.py: what they leave behind, how they fail, how they go on."""
 
 import csv
+import errno
 import gc
 import json
 import math
@@ -182,6 +183,22 @@ def test_sigterm_while_images_are_extracted_tidies_up(archive, quick, tmp_path):
     _, said = process.communicate(timeout=60)
     assert process.returncode == 143 and "Interrupted: nothing to go on from yet." in said and "Traceback" not in said
     assert {path.name for path in (tmp_path / "data").iterdir()} == {".lock"}
+
+
+def test_a_disk_that_fills_up_leaves_a_run_that_can_go_on(quick, tmp_path, monkeypatch, one_line):
+    from inversion import runs
+
+    def full(folder, *_):
+        raise OSError(errno.ENOSPC, "No space left on device", str(folder / "metrics.json"))
+
+    options = ["layer=conv5", *quick, "test=false", "trainer.max_epochs=1", f"hydra.run.dir={tmp_path}"]
+    with monkeypatch.context() as patch:
+        patch.setattr(runs, "write_metrics", full)
+        outcome = run_train(*options)
+    said = one_line(outcome.said)
+    assert outcome.code == 1 and f"{tmp_path / 'metrics.json'} can't be written (No space left on device)" in said
+    assert f"{tmp_path / 'checkpoints' / 'last.ckpt'}; the same command with hydra.run.dir='{tmp_path}' goes on" in said
+    assert run_train(*options) == Outcome(0, "")
 
 
 def test_a_failed_job_takes_nothing_with_it(quick, tmp_path):
