@@ -147,7 +147,8 @@ def train(cfg: DictConfig, folder: Path) -> dict[str, Any] | None:
     pictures = pixels.to_uint8(pixels.denormalize(originals))
     samples = runs.Samples(files, pictures, reconstruct(model, originals))
     samples.save(folder / runs.SAMPLES_FILE)
-    hparams = {key: value for key, value in metrics.items() if not isinstance(value, dict) and key != "command"}
+    told_elsewhere = ("command", "commit", "best_epoch", "seconds")
+    hparams = {key: value for key, value in metrics.items() if not isinstance(value, dict) and key not in told_elsewhere}
     hparams |= {"lr": cfg.optimizer.get("lr"), "batch_size": cfg.data.batch_size}
     logger.log_hyperparams(hparams, runs.hparam_metrics(metrics), step=trainer.global_step)
     logger.finalize("success")
