@@ -138,12 +138,18 @@ def measures_figure(study: Study, rows: list[dict[str, Any]]) -> Figure:
         (left,) = (row for row in rows if row["run"] == title and row["what"] == "grey")
         greys.bar(i, left["estimate"], yerr=left["spread"], color=colour, capsize=3)
     shifts.set(
-        title="Shifted images", xlabel="shift of the image (pixels of 227)", ylabel="shift of the reconstruction (pixels)"
+        title="Shifted images: mean and deviation",
+        xlabel="shift of the image (pixels of 227)",
+        ylabel="shift of the reconstruction (pixels)",
     )
     turns.set(
-        title="Turned hues", xlabel="turn of the image's hues (degrees)", ylabel="turn of the reconstruction's (degrees)"
+        title="Turned hues: mean and deviation",
+        xlabel="turn of the image's hues (degrees)",
+        ylabel="turn of the reconstruction's (degrees)",
     )
-    greys.set(title="Grey images", ylabel="colour of the reconstruction,\nas a share of that with colours on")
+    greys.set(
+        title="Grey images: mean and deviation", ylabel="colour of the reconstruction,\nas a share of that with colours on"
+    )
     greys.set_xticks(range(len(titles)), titles)
     shifts.legend(frameon=False)
     return figure
