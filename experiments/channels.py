@@ -54,7 +54,7 @@ def importance(study: Study, run: TrainedRun, features: Tensor, mean: Tensor, ch
     """The rise of the mean squared error when each of the channels is ablated: (len(channels),)."""
     whole = study.errors(run, features).mean()
     rises = []
-    for channel in tqdm(channels, desc=f"{run.layer}: ablating {len(channels)} channels", leave=False):
+    for channel in tqdm(channels, desc=f"{run.layer}: ablating {len(channels)} channels", leave=False, disable=None):
         rises.append(study.errors(run, held(features, mean, channel[None])).mean() - whole)
     return torch.stack(rises)
 
@@ -123,7 +123,9 @@ def strongest_figure(study: Study, run: TrainedRun, title: str, mean: Tensor, cf
     least, most = min(0.0, float(maps.min())), max(0.0, float(maps.max()))
     shown = {"map": torch.stack([map_picture(one, least, most) for one in maps]), **shown}
     rows = [f"channel {int(c)}" for c in strongest]
-    return samples_figure(shown, rows=rows, tile=128, title=f"{title}: the strongest channels of one image")
+    return samples_figure(
+        shown, rows=rows, tile=128, title=f"{title}: the strongest channels of one image (maps: dark low, bright high)"
+    )
 
 
 def keeping(study: Study, run: TrainedRun, features: Tensor, mean: Tensor, order: Tensor, shares: list[float]) -> list[float]:

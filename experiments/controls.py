@@ -149,7 +149,7 @@ def feature_error(found: Tensor, wanted: Tensor) -> float:
 
 def encoded(encoder: Any, native: Tensor) -> Tensor:
     """Features of images (N, 3, n, n) in [0, 1]."""
-    chunks = tqdm(native.split(BATCH), desc="Encoding reconstructions", leave=False)
+    chunks = tqdm(native.split(BATCH), desc="Encoding reconstructions", leave=False, disable=None)
     with torch.no_grad():
         return torch.cat([encoder(pixels.resize(chunk * 2 - 1, pixels.INPUT_SIZE)) for chunk in chunks])
 

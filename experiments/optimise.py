@@ -62,7 +62,7 @@ def invert(encoder: Encoder, wanted: Tensor, noise: Tensor, cfg: DictConfig, des
     images = noise.clone().requires_grad_()
     optimizer = torch.optim.Adam([images], lr=cfg.lr)
     scheduler = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, T_max=cfg.steps)
-    with tqdm(range(cfg.steps), desc=description, leave=False) as progress:
+    with tqdm(range(cfg.steps), desc=description, leave=False, disable=None) as progress:
         for _ in progress:
             optimizer.zero_grad()
             matches = distances(encoder(pixels.resize(images, pixels.INPUT_SIZE)), wanted)
