@@ -28,7 +28,9 @@ log = logging.getLogger(__name__)
 
 
 def train(cfg: DictConfig, folder: Path) -> dict[str, Any] | None:
-    """One run, from its config to its `metrics.json`, which it returns; None if the folder holds a finished run."""
+    """One run, from its config to its `metrics.json`, which it returns; None if the folder holds a finished run, or in a
+    process beside the first of `trainer=ddp`.
+    """
     # Imported here, so that --help and a mistyped option are answered at once.
     import lightning
 
@@ -46,9 +48,11 @@ def train(cfg: DictConfig, folder: Path) -> dict[str, Any] | None:
     from inversion.callbacks import reconstruct
     from inversion.evaluation import evaluate
     from inversion.inversion_module import InversionModule
+    from inversion.processes import fit
     from inversion.provenance import provenance, write_provenance
 
-    logging.getLogger("lightning.pytorch").setLevel(logging.WARNING)
+    for name in ("lightning.pytorch", "lightning.fabric"):
+        logging.getLogger(name).setLevel(logging.WARNING)
     # The encoder is meant to be in eval mode, and the images are in memory, so loading needs no workers.
     warnings.filterwarnings("ignore", message=".*in eval mode at the start of training.*")
     warnings.filterwarnings("ignore", message=".*does not have many workers.*")
@@ -63,7 +67,8 @@ def train(cfg: DictConfig, folder: Path) -> dict[str, Any] | None:
         raise InputError(f"samples={cfg.samples} must be at least 1.")
     lightning.seed_everything(cfg.seed, workers=True, verbose=False)
 
-    trainer, scorer = build_trainer(cfg, folder), build_scorer(cfg)
+    trainer = build_trainer(cfg, folder, may_share=True)
+    scorer = build_scorer(cfg, trainer.strategy.root_device)
     encoder = build("encoder", cfg.encoder)
     datamodule = build("data", cfg.data)
     datamodule.prepare_data()
@@ -105,17 +110,23 @@ def train(cfg: DictConfig, folder: Path) -> dict[str, Any] | None:
     log.info(
         f"{type(decoder).__name__} of {parameters:,} weights for features of shape {list(encoder.feature_shape)}, trained in "
         f"{trainer.precision} on {trainer.strategy.root_device}"
+        + (f" and {trainer.world_size - 1} more" if trainer.world_size > 1 else "")
     )
 
-    split.save(folder / "split.json")
     command = shlex.join(["python", "train.py", *HydraConfig.get().overrides.task])
     parts = ("train", "val", "test") if cfg.test else ("train", "val")
-    write_provenance(folder, command, record, datamodule, parts, trainer.strategy.root_device, goes_on=bool(going_on))
+    if trainer.is_global_zero:
+        split.save(folder / "split.json")
+        write_provenance(folder, command, record, datamodule, parts, trainer.strategy.root_device, goes_on=bool(going_on))
     if going_on:
         log.info(f"Going on from {last}")
     trainer.logger = logger = build_logger(folder, record["config"], going_on)
     encode_once(cfg, encoder, datamodule, trainer.strategy.root_device)
-    trainer.fit(model, datamodule=datamodule, ckpt_path=last if going_on else None, weights_only=True)
+    if trainer.world_size > 1:  # by the first process alone, before it starts the others
+        datamodule.cache_features(encoder.to(trainer.strategy.root_device), [cfg.layer.name], trainer.strategy.root_device)
+    fit(trainer, model, datamodule=datamodule, ckpt_path=last if going_on else None, weights_only=True)
+    if not trainer.is_global_zero:
+        return None
 
     best = checkpoints.read(checkpoints.path_of(folder, checkpoints.BEST))
     model.load_state_dict(best["state_dict"])

@@ -45,13 +45,19 @@ def build(name: str, config: DictConfig, **arguments: Any) -> Any:
         raise InputError(f"The options of {name} can't be used ({reason}): see conf/{name} for what they may be.") from error
 
 
-def build_trainer(config: DictConfig, folder: Path, needed: Sequence[str] = (checkpoints.BEST, checkpoints.LAST)) -> Trainer:
+def build_trainer(
+    config: DictConfig,
+    folder: Path,
+    needed: Sequence[str] = (checkpoints.BEST, checkpoints.LAST),
+    may_share: bool = False,
+) -> Trainer:
     """The trainer of a run, with its callbacks.
 
     Args:
         config: the whole config.
         folder: the run's.
         needed: the checkpoints that it can't do without.
+        may_share: whether several devices may share the work.
 
     Raises:
         InputError: options that are refused, or would leave no checkpoint to score.
@@ -70,10 +76,15 @@ def build_trainer(config: DictConfig, folder: Path, needed: Sequence[str] = (che
         logger=False,
         callbacks=[SeededEpochs(config.seed), *callbacks.values()],
         plugins=plugins,
+        use_distributed_sampler=False,  # the datamodule shares out the batches, and repeats no image
         default_root_dir=str(folder),
     )
-    if trainer.world_size > 1:
-        raise InputError("trainer.devices: one run trains on one device; start one run per device instead.")
+    if trainer.world_size > 1 and not may_share:
+        raise InputError("trainer.devices: this trains on one device.")
+    if trainer.world_size > 1 and config.trainer.get("strategy") != "ddp":
+        raise InputError("trainer.devices: choose trainer=ddp to train one run on several devices.")
+    if trainer.num_nodes > 1:
+        raise InputError("trainer.num_nodes: one run trains on one machine; start one run per layer on each instead.")
     if trainer.max_epochs is None or trainer.max_epochs < 1:
         raise InputError(f"trainer.max_epochs={trainer.max_epochs} must be at least 1.")
     every = trainer.check_val_every_n_epoch or 1
@@ -126,8 +137,8 @@ def precision(config: DictConfig) -> str:
     return "bf16-mixed" if has_bf16 else "32-true"
 
 
-def build_scorer(config: DictConfig) -> Trainer:
-    """A trainer on the same device that only tests, and shows it as the run's own does."""
+def build_scorer(config: DictConfig, device: torch.device) -> Trainer:
+    """A trainer on that device alone that only tests, and shows it as the run's own does."""
     progress = config.callbacks.get("progress")
     return build(
         "trainer",
@@ -135,6 +146,8 @@ def build_scorer(config: DictConfig) -> Trainer:
         precision=precision(config.trainer),
         logger=False,
         callbacks=[] if progress is None else [build("callbacks", progress)],
+        devices=1 if device.index is None else [device.index],
+        strategy="auto",
         enable_checkpointing=False,
     )
 

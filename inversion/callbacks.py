@@ -57,7 +57,7 @@ class ReconstructionGrid(Callback):
         last = trainer.current_epoch + 1 == trainer.max_epochs
         if trainer.sanity_checking or not (last or (trainer.current_epoch + 1) % every == 0):
             return
-        if isinstance(trainer.logger, TensorBoardLogger):
+        if trainer.is_global_zero and isinstance(trainer.logger, TensorBoardLogger):
             _, originals = trainer.datamodule.samples("val", self.images)  # type: ignore[attr-defined]
             pictures = pixels.to_uint8(pixels.denormalize(originals))
             grid = pairs_grid(pictures, reconstruct(pl_module, originals))
@@ -101,7 +101,7 @@ class LastCheckpoint(MovableCheckpoint):
         self.ended = {"epoch": trainer.current_epoch, "loop": trainer.fit_loop.state_dict()}
 
     def on_train_epoch_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        if time.monotonic() - self.saved >= self.seconds:
+        if trainer.strategy.broadcast(time.monotonic() - self.saved >= self.seconds):  # all processes save, or none
             self._save(trainer, pl_module)
         self.ended = {}
 
@@ -109,7 +109,8 @@ class LastCheckpoint(MovableCheckpoint):
         self._save(trainer, pl_module)
 
     def on_exception(self, trainer: Trainer, pl_module: LightningModule, exception: BaseException) -> None:
-        if self.ended and isinstance(exception, KeyboardInterrupt) and trainer.current_epoch > self.ended["epoch"]:
+        alone = trainer.world_size == 1  # others may be elsewhere, and never come to save
+        if alone and self.ended and isinstance(exception, KeyboardInterrupt) and trainer.current_epoch > self.ended["epoch"]:
             self._save(trainer, pl_module)
 
     def _save(self, trainer: Trainer, pl_module: LightningModule) -> None:
@@ -129,8 +130,8 @@ class LastCheckpoint(MovableCheckpoint):
 
 
 class SeededEpochs(Callback):
-    """Random numbers drawn while training, as dropout's, depend on the seed and the epoch alone, so that a run that goes on
-    draws them again.
+    """Random numbers drawn while training, as dropout's, depend on the seed and the epoch alone (and on the process, under
+    DDP), so that a run that goes on draws them again.
 
     Args:
         seed: the run's.
@@ -140,7 +141,8 @@ class SeededEpochs(Callback):
         self.seed = seed
 
     def on_train_epoch_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        digest = sha256(f"{self.seed} {trainer.current_epoch}".encode()).digest()
+        process = f" {trainer.global_rank}" if trainer.global_rank else ""
+        digest = sha256(f"{self.seed} {trainer.current_epoch}{process}".encode()).digest()
         seed_everything(int.from_bytes(digest[:4], "big"), verbose=False)
 
 
@@ -171,7 +173,7 @@ class FiniteLoss(Callback):
         here = torch.where(loss.isfinite(), math.inf, float(batch_idx))
         self.first = here if self.first is None else torch.minimum(self.first, here)
         if loss.device.type == "cpu" or trainer.is_last_batch or (batch_idx + 1) % self.every == 0:
-            first = float(self.first)
+            first = float(trainer.strategy.reduce(self.first, reduce_op="min"))  # of all processes, which end together
             if first < math.inf:
                 self._end(trainer, "The loss", int(first), batch_idx)
         if trainer.is_last_batch and not all(weights.isfinite().all() for weights in pl_module.parameters()):
@@ -188,7 +190,8 @@ class FiniteLoss(Callback):
         named = ", ".join(files[:3])
         if len(files) > 3:
             path = Path(trainer.default_root_dir) / BATCH_FILE
-            write_whole(path, "".join(f"{name}\n" for name in files).encode())
+            if trainer.is_global_zero:
+                write_whole(path, "".join(f"{name}\n" for name in files).encode())
             named += f" and {len(files) - 3} more, listed in {path}"
         step = trainer.fit_loop.epoch_loop.total_batch_idx - (now - at)
         raise InputError(
@@ -228,7 +231,8 @@ class ImagesPerSecond(Callback):
 
     def on_train_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         if self.seconds:
-            pl_module.log("train/images_per_second", self.images / self.seconds)
+            rate = self.images / self.seconds  # this process's, to be added to the others'
+            pl_module.log("train/images_per_second", rate, reduce_fx="sum", sync_dist=True)
 
 
 SHOWN = {

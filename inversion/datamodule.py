@@ -12,7 +12,7 @@ import PIL
 import torch
 from lightning import LightningDataModule
 from torch import Tensor
-from torch.utils.data import DataLoader, Dataset
+from torch.utils.data import BatchSampler, DataLoader, Dataset
 from torch.utils.data.distributed import DistributedSampler
 from tqdm import tqdm
 
@@ -51,7 +51,7 @@ class ImageDataModule(LightningDataModule):
     resized image is needed, whole and on the device that trains.
 
     Args:
-        batch_size: images per batch, of every loader.
+        batch_size: images per batch, of every loader; under DDP those of all devices together.
         shuffle_seed: of the training order and the flips, which depend on it and the epoch alone.
         flip: whether each training image is shown mirrored, left for right, in half of the epochs; its mirrored features are
             cached as well.
@@ -287,10 +287,22 @@ class ImageDataModule(LightningDataModule):
 
     def files_of_batch(self, epoch: int, batch: int) -> list[str]:
         """The files of a training batch; epochs and batches count from 0."""
-        loader = self.train_dataloader()
-        loader.sampler.set_epoch(epoch)  # type: ignore[attr-defined]
-        order = list(loader.sampler)[batch * self.batch_size : (batch + 1) * self.batch_size]
+        sampler = self.train_dataloader().batch_sampler.sampler  # type: ignore[union-attr]
+        sampler.set_epoch(epoch)  # type: ignore[attr-defined]
+        order = list(sampler)[batch * self.batch_size : (batch + 1) * self.batch_size]
         return [self.split.train[index % len(self.split.train)] for index in order]
+
+    def weight_of_share(self, images: int, batch: int) -> float:
+        """What the mean over this process's images of a training batch counts for in the mean over all processes that DDP
+        takes: 1 where every process has as many; batches count from 0.
+        """
+        whole = min(self.batch_size, len(self.split.train) - batch * self.batch_size)
+        return images * self._world_size / whole
+
+    @property
+    def _world_size(self) -> int:
+        """How many processes train together."""
+        return 1 if self.trainer is None else self.trainer.world_size
 
     def val_dataloader(self) -> DataLoader[Batch]:
         """The validation images in the split's order."""
@@ -301,10 +313,18 @@ class ImageDataModule(LightningDataModule):
         return self.loader("test")
 
     def loader(self, part: str) -> DataLoader[Batch]:
-        """The images of `train`, `val` or `test` in the split's order, without features."""
-        return self._loader(ImageSet(self.images(part), self.split.labels(part)))
+        """The images of `train`, `val` or `test` in the split's order, without features. All of them, under DDP too."""
+        return self._whole_batches(ImageSet(self.images(part), self.split.labels(part)))
 
     def _loader(self, images: "ImageSet", **options: object) -> DataLoader[Batch]:
+        """Whole batches, or this process's shares of them under DDP."""
+        whole = self._whole_batches(images, **options)
+        if self._world_size == 1:
+            return whole
+        shares = Shares(whole.batch_sampler, self.trainer.global_rank, self._world_size)  # type: ignore[arg-type, union-attr]
+        return DataLoader(images, batch_sampler=shares, collate_fn=whole.collate_fn, generator=whole.generator)
+
+    def _whole_batches(self, images: "ImageSet", **options: object) -> DataLoader[Batch]:
         # No workers: taking a batch out of a tensor is quicker than handing it between processes. A loader without a generator
         # of its own draws from torch's at each start, at another time in a run that goes on.
         own = torch.Generator()
@@ -346,7 +366,7 @@ class ImageSet(Dataset[Batch]):
 
     def __getitems__(self, indices: list[int]) -> Batch:
         number = len(self.images)
-        chosen = torch.tensor(indices, device=self.images.device)
+        chosen = torch.tensor(indices, device=self.images.device, dtype=torch.long)
         mirrored = torch.tensor(
             [i for i, index in enumerate(indices) if index >= number], device=chosen.device, dtype=torch.long
         )
@@ -377,6 +397,29 @@ class Shuffle(DistributedSampler[int]):
     def __iter__(self) -> Iterator[int]:
         coin = random.Random(f"{self.seed} {self.epoch}")
         return (index + self.number * (self.flip and coin.getrandbits(1)) for index in super().__iter__())
+
+
+class Shares(BatchSampler):
+    """One process's images of every batch. All processes' shares make up the batches, no image left out or repeated, so those
+    of a last batch may differ in size, and be empty.
+
+    Args:
+        batches: whole, the same in every process.
+        rank: this process's, from 0.
+        world_size: how many processes.
+    """
+
+    def __init__(self, batches: BatchSampler, rank: int, world_size: int) -> None:
+        self.batches = batches
+        self.sampler = batches.sampler  # where Lightning sets the epoch
+        self.rank = rank
+        self.world_size = world_size
+
+    def __iter__(self) -> Iterator[list[int]]:
+        return (batch[self.rank :: self.world_size] for batch in self.batches)
+
+    def __len__(self) -> int:
+        return len(self.batches)
 
 
 def _whole(batch: Batch) -> Batch:

@@ -11,6 +11,7 @@ from collections.abc import Sequence
 from torch import Tensor, nn
 
 from inversion import pixels
+from inversion.batch_norm import BatchNorm
 from inversion.errors import InputError
 
 
@@ -161,7 +162,7 @@ class CompactDecoder(Decoder):
             check_widths("decoder.bottleneck", [bottleneck])
             self.enter: nn.Module = nn.Sequential(
                 nn.Linear(width, bottleneck, bias=False),
-                nn.BatchNorm1d(bottleneck),
+                BatchNorm(bottleneck),
                 nn.LeakyReLU(slope),
                 nn.Linear(bottleneck, first * side * side),
                 nn.Unflatten(1, (first, side, side)),
@@ -198,7 +199,7 @@ class Residual(nn.Module):
     def __init__(self, width: int, kernel: int, slope: float) -> None:
         super().__init__()
         convolution = nn.Conv2d(width, width, kernel, padding=kernel // 2, bias=False)
-        self.branch = nn.Sequential(convolution, nn.BatchNorm2d(width), nn.LeakyReLU(slope))
+        self.branch = nn.Sequential(convolution, BatchNorm(width), nn.LeakyReLU(slope))
 
     def forward(self, x: Tensor) -> Tensor:
         return x + self.branch(x)

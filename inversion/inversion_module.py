@@ -79,7 +79,9 @@ class InversionModule(LightningModule):
     def _step(self, batch: Batch, stage: str) -> tuple[Tensor, Tensor]:
         target = batch.images
         drawn = self.decoder.draw(self.standardize(self._features(batch))).float()
-        if getattr(self.loss, "resizes", False):
+        if not len(target):  # DDP may leave no share of a last batch; gradients of zero take part in its sums
+            loss = drawn.sum()
+        elif getattr(self.loss, "resizes", False):
             loss = self.loss(drawn, target)
         else:
             loss = self.loss(pixels.resize(drawn, pixels.INPUT_SIZE), pixels.resize(target, pixels.INPUT_SIZE))
@@ -87,7 +89,8 @@ class InversionModule(LightningModule):
         return loss, drawn
 
     def training_step(self, batch: Batch, batch_idx: int) -> Tensor:
-        return self._step(batch, "train")[0]
+        loss, _ = self._step(batch, "train")
+        return loss * self.trainer.datamodule.weight_of_share(len(batch.images), batch_idx)  # type: ignore[attr-defined]
 
     def validation_step(self, batch: Batch, batch_idx: int) -> None:
         _, drawn = self._step(batch, "val")

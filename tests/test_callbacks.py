@@ -18,7 +18,8 @@ def test_last_is_saved_after_the_first_and_the_last_epoch_and_when_time_has_pass
         ModelCheckpoint, "on_train_epoch_end", lambda self, trainer, module: epochs.append(callback.ended["epoch"])
     )
     for epoch in range(4):
-        trainer = SimpleNamespace(current_epoch=epoch, fit_loop=SimpleNamespace(state_dict=dict), loggers=[])
+        alone = SimpleNamespace(broadcast=lambda decision: decision)
+        trainer = SimpleNamespace(current_epoch=epoch, fit_loop=SimpleNamespace(state_dict=dict), loggers=[], strategy=alone)
         callback.on_train_epoch_start(trainer, None)
         callback.on_train_epoch_end(trainer, None)
     callback.on_train_end(trainer, None)

@@ -62,7 +62,7 @@ def test_impossible_values(quick, one_line, tmp_path):
         (["data.val_per_class=6"], "has 6 images"),
         (["trainer.max_epochs=0"], "trainer.max_epochs=0"),
         (["trainer.accelerator=abacus"], "trainer"),
-        (["trainer.devices=2"], "one device"),
+        (["trainer.devices=2"], "choose trainer=ddp"),
         (["trainer.precision=bf16-true"], "bf16-mixed"),
         (["samples=0"], "samples=0"),
         (["callbacks.grid.images=0"], "callbacks.grid.images=0"),
