@@ -1,6 +1,7 @@
 """The command line, checked whole before anything starts: each mistake in one sentence, not job by job."""
 
 import difflib
+import importlib.util
 import sys
 import tempfile
 from collections.abc import Callable, Iterator, Sequence
@@ -20,7 +21,7 @@ from omegaconf.errors import OmegaConfBaseException
 
 from inversion import REPOSITORY
 from inversion.errors import InputError
-from inversion.sweep import announce, own_overrides, parse, register_resolvers, run_job
+from inversion.sweep import announce, end_of_launch, own_overrides, parse, register_resolvers, run_job
 
 CONF = REPOSITORY / "conf"
 
@@ -48,7 +49,11 @@ def run(task: Callable[[DictConfig, Path], Any], config_name: str = "config") ->
     def job(config: DictConfig) -> None:
         run_job(task, config)
 
-    hydra.main(version_base="1.3", config_path=str(CONF), config_name=config_name)(job)()
+    try:
+        hydra.main(version_base="1.3", config_path=str(CONF), config_name=config_name)(job)()
+    except (KeyboardInterrupt, SystemExit) as error:
+        end_of_launch(error)
+        raise
 
 
 def check(arguments: Sequence[str], config_dir: Path, config_name: str = "config") -> None:
@@ -57,8 +62,8 @@ def check(arguments: Sequence[str], config_dir: Path, config_name: str = "config
     Where Hydra is asked for something else than running (`--help`, `--cfg`, ...) nothing is checked.
 
     Raises:
-        InputError: an option, key or value that doesn't exist or has the wrong type; a sweep without -m; an output folder
-            that can't be written.
+        InputError: an option, key or value that doesn't exist or has the wrong type; a sweep without -m, or of runs over
+            several devices; a launcher that isn't installed; an output folder that can't be written.
     """
     flags = [argument for argument in arguments if argument.startswith("-")]
     if any(flag not in ("-m", "--multirun", "-r", "--run") for flag in flags):
@@ -76,8 +81,14 @@ def check(arguments: Sequence[str], config_dir: Path, config_name: str = "config
             absent = [key for key in _all_keys(config) if _is_missing(config, key)]
             if absent:
                 raise InputError(f"{absent[0]} must be given: add {absent[0]}=... to the command.")
+        _check_launcher(str(config.hydra.launcher._target_))
         sweeping = [override for override in overrides if override.is_sweep_override()]
         is_sweep = bool({"-m", "--multirun"} & set(flags)) or _mode(config_name, overrides) == "MULTIRUN"
+        if is_sweep and OmegaConf.select(config, "trainer.strategy") is not None:
+            raise InputError(
+                "trainer=ddp can't be part of a sweep, which each of its processes would start anew: give every job a GPU of "
+                "its own with hydra/launcher=joblib or hydra/launcher=submitit_slurm, or start one trainer=ddp run per layer."
+            )
         if sweeping and not is_sweep:
             raise InputError(f"{_text(sweeping[0])} gives several values: add -m to sweep over them.")
         _check_writable(Path(config.hydra.sweep.dir if is_sweep else config.hydra.run.dir))
@@ -183,6 +194,17 @@ def _all_keys(config: DictConfig, prefix: str = "") -> list[str]:
 def _is_missing(config: DictConfig, key: str) -> bool:
     parent, _, last = key.rpartition(".")
     return OmegaConf.is_missing(OmegaConf.select(config, parent) if parent else config, last)
+
+
+def _check_launcher(target: str) -> None:
+    plugin = target.rpartition(".")[0]
+    try:
+        found = importlib.util.find_spec(plugin)
+    except ModuleNotFoundError:
+        found = None
+    if found is None:
+        extra = "joblib" if "joblib" in plugin else "slurm"
+        raise InputError(f"This launcher isn't installed ({plugin}): pip install '.[{extra}]' in the repository.")
 
 
 def _check_writable(folder: Path) -> None:

@@ -4,13 +4,16 @@ import errno
 import gc
 import hashlib
 import logging
+import multiprocessing
 import os
 import re
 import signal
 import sys
 import threading
+import time
+import warnings
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
@@ -31,14 +34,21 @@ SWEPT = "INVERSION_SWEPT_KEYS"
 LAYERS = "INVERSION_SWEPT_LAYERS"
 FAILED_FILE = "failed.txt"
 
+# In whatever process a job runs: conf/hydra/launcher's files refine the plugins' own of the same names, as Hydra 1.3 allows.
+warnings.filterwarnings("ignore", message=r"\s*'hydra/launcher/\w+' is validated against ConfigStore schema")
+
 _kept = ExitStack()  # not the callback's own, which launchers may pickle
+_launched: list[DictConfig] = []
+"""The sweep that this process has launched, until it ends."""
 
 
 def register_resolvers() -> None:
-    """Makes `${repository:}`, `${job_name:...}` and `${sweep_unless:...}` known to the configs."""
+    """Makes the functions that the configs use known to them."""
     OmegaConf.register_new_resolver("repository", lambda: str(REPOSITORY), replace=True)
     OmegaConf.register_new_resolver("job_name", job_name, replace=True)
     OmegaConf.register_new_resolver("sweep_unless", sweep_unless, replace=True)
+    OmegaConf.register_new_resolver("jobs_at_once", jobs_at_once, replace=True)
+    OmegaConf.register_new_resolver("device_of_worker", device_of_worker, replace=True)
 
 
 def parse(overrides: Sequence[str]) -> list[Override]:
@@ -73,6 +83,24 @@ def job_name(layer: str, overrides: Sequence[str]) -> str:
     return "_".join(parts)
 
 
+def jobs_at_once() -> int:
+    """How many of a sweep's jobs fit on this machine side by side: one a GPU, or two without any."""
+    import torch
+
+    return torch.cuda.device_count() or 2
+
+
+def device_of_worker(accelerator: str) -> int | list[int]:
+    """Lightning's `devices`: one, and in the n-th process that joblib has started to run jobs, the n-th GPU."""
+    number = multiprocessing.current_process().name.partition("LokyProcess-")[2]
+    if not number or accelerator == "cpu":
+        return 1
+    import torch
+
+    gpus = torch.cuda.device_count()
+    return [(int(number) - 1) % gpus] if gpus else 1
+
+
 def layers_of_sweep() -> list[str]:
     """The layers that the sweep around this job trains, if it sweeps over them; else none."""
     return os.environ.get(LAYERS, "").split()
@@ -100,11 +128,14 @@ class SweepReport(Callback):
             _kept.enter_context(kept_for_this_process(folder))
         except InputError as error:
             raise SystemExit(f"error: {error}") from None
+        _kept.enter_context(_sigterm_raises())
+        _launched.append(config)
 
     def on_multirun_end(self, config: DictConfig, **kwargs: Any) -> None:
         os.environ.pop(SWEPT, None)
         os.environ.pop(LAYERS, None)
         folder = Path(config.hydra.sweep.dir)
+        _launched.clear()
         _kept.close()
         failed = failed_jobs(folder)
         troubles = [f"{len(failed)} of the sweep's jobs failed: {'; '.join(failed)}"] if failed else []
@@ -117,6 +148,21 @@ class SweepReport(Callback):
             log.info(f"Note     {config.note}")
         if troubles:
             raise SystemExit(f"error: {'; and '.join(troubles)}")
+
+
+def end_of_launch(error: BaseException) -> None:
+    """Sees to a sweep whose launcher has come to no regular end: by Ctrl-C or SIGTERM while its jobs ran in processes of their
+    own, or by an error, as when one of these was killed. Of the jobs that are finished there are figure and table then.
+    """
+    if not _launched:
+        return
+    config = _launched[0]
+    if isinstance(error, KeyboardInterrupt):
+        again = f"hydra.sweep.dir='{config.hydra.sweep.dir}'"
+        print(f"Interrupted: the same command with {again} goes on with what isn't finished.", file=sys.stderr)
+        raise SystemExit(143 if isinstance(error, Terminated) else 130) from None
+    if isinstance(error, SystemExit) and error.code == 1:  # Hydra has shown the launcher's error
+        SweepReport().on_multirun_end(config)
 
 
 def failed_jobs(folder: Path) -> list[str]:
@@ -163,6 +209,8 @@ def run_job(task: Callable[[DictConfig, Path], Any], cfg: DictConfig) -> None:
     """
     job = HydraConfig.get()
     folder = Path(job.runtime.output_dir)
+    if os.environ.get("LOCAL_RANK", "0") != "0":
+        return _follow(task, cfg, folder)
     in_sweep = not OmegaConf.is_missing(job.job, "num")
     if cfg.get("note") and not in_sweep:
         log.info(f"Note: {cfg.note}")
@@ -205,6 +253,22 @@ def _kept_checkpoint(folder: Path, in_sweep: bool) -> str | None:
     last = folder / "checkpoints" / "last.ckpt"
     again = f"hydra.sweep.dir='{folder.parent}'" if in_sweep else f"hydra.run.dir='{folder}'"
     return f"the last checkpoint is {last}; the same command with {again} goes on from it" if last.is_file() else None
+
+
+def _follow(task: Callable[[DictConfig, Path], Any], cfg: DictConfig, folder: Path) -> None:
+    """Runs the task in a process that Lightning has started beside the first, for `trainer=ddp`. It says nothing, since the
+    first one says what goes wrong for all, and ends when that one does.
+    """
+    logging.disable(logging.WARNING)
+    threading.Thread(target=_end_after, args=(os.getppid(),), daemon=True).start()
+    with suppress(InputError, KeyboardInterrupt, SystemExit):
+        task(cfg, folder)
+
+
+def _end_after(parent: int) -> None:
+    while os.getppid() == parent:
+        time.sleep(1)
+    os._exit(1)
 
 
 @contextmanager

@@ -1,0 +1,114 @@
+"""Sweeps whose jobs run in processes of their own: they come to what one process comes to, killed or not."""
+
+import csv
+import os
+import signal
+import subprocess
+import sys
+import time
+
+import pytest
+from conftest import REPOSITORY, Outcome, run_experiment, run_train
+from killing import WALL_CLOCK, differences
+
+from inversion import sweep as sweeps
+
+JOBS = ("conv5_seed-0", "conv5_seed-1")
+
+
+@pytest.fixture(scope="module")
+def options(quick):
+    small = ["layer=conv5", "seed=0,1", "decoder.channels=[16,8,8,8]", "trainer.precision=32-true"]
+    return ["-m", *quick, *small, "trainer.max_epochs=20", "callbacks.last.seconds=0", "callbacks.grid=null"]
+
+
+@pytest.fixture(scope="module")
+def basic(options, tmp_path_factory):
+    """The folder of the same sweep in this process."""
+    folder = tmp_path_factory.mktemp("basic") / "out"
+    assert run_train(*options, f"hydra.sweep.dir={folder}") == Outcome(0, "")
+    return folder
+
+
+def start(arguments, log):
+    environment = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": str(REPOSITORY)}
+    command = [sys.executable, str(REPOSITORY / "train.py"), *arguments]
+    with log.open("a") as file:
+        return subprocess.Popen(command, stdout=file, stderr=subprocess.STDOUT, env=environment)
+
+
+def check_same(one, other):
+    """Figure and table alike, and all that they are made from."""
+    for name in JOBS:
+        assert not differences(one / name, other / name)
+    assert (one / "samples.png").read_bytes() == (other / "samples.png").read_bytes()
+    first, second = (list(csv.DictReader((folder / "metrics.csv").open())) for folder in (one, other))
+    told = [key for key in first[0] if not key.startswith(WALL_CLOCK)]
+    assert [[row[key] for key in told] for row in first] == [[row[key] for key in told] for row in second]
+
+
+def wait_for(path):
+    deadline = time.monotonic() + 200
+    while not path.exists() and time.monotonic() < deadline:
+        time.sleep(0.01)
+
+
+def test_joblib_comes_to_what_one_process_comes_to(options, basic, tmp_path):
+    arguments = [*options, "hydra/launcher=joblib", "hydra.launcher.n_jobs=2", f"hydra.sweep.dir={tmp_path / 'out'}"]
+    assert start(arguments, tmp_path / "said.txt").wait(240) == 0, (tmp_path / "said.txt").read_text()
+    check_same(basic, tmp_path / "out")
+
+
+def send(signum, folder, name):
+    """To the process that submitit has started for this job."""
+    (log,) = [path for path in folder.glob(".submitit/*/*_0_log.out") if f"{folder / name}\n" in path.read_text()]
+    controller = log.name.partition("_")[0]
+    (pid,) = subprocess.run(["pgrep", "-P", controller], capture_output=True, text=True, check=True).stdout.split()
+    os.kill(int(pid), signum)
+
+
+def test_jobs_that_submitit_starts_are_queued_again_or_gone_on_with(options, basic, tmp_path):
+    """One is preempted, and queued again; one is killed, and gone on with by the same command."""
+    folder, said = tmp_path / "out", tmp_path / "said.txt"
+    launcher = ["hydra/launcher=submitit_local", "hydra.launcher.timeout_min=10", f"hydra.sweep.dir={folder}"]
+    process = start([*options, *launcher], said)
+    for name, signum in zip(JOBS, (signal.SIGUSR2, signal.SIGKILL), strict=True):
+        wait_for(folder / name / "checkpoints" / "last.ckpt")
+        send(signum, folder, name)
+    assert process.wait(240) == 1, said.read_text()
+    assert f"1 of the sweep's jobs failed: {JOBS[1]} (ended without a result)" in said.read_text()
+    assert [row["run"] for row in csv.DictReader((folder / "metrics.csv").open())] == [JOBS[0]]
+    assert "Going on from" in (folder / JOBS[0] / "train.log").read_text()
+    assert not differences(basic / JOBS[0], folder / JOBS[0])
+    assert start([*options, *launcher], said).wait(240) == 0, said.read_text()
+    assert "Going on from" in (folder / JOBS[1] / "train.log").read_text()
+    check_same(basic, folder)
+
+
+def test_the_report_afterwards_is_the_sweeps(basic, tmp_path):
+    assert run_experiment("report", f"runs={basic}", f"hydra.run.dir={tmp_path}").code == 0
+    for name in ("samples.png", "metrics.csv"):
+        assert (tmp_path / name).read_bytes() == (basic / name).read_bytes()
+
+
+@pytest.mark.parametrize(
+    ("process", "gpus", "accelerator", "devices"),
+    [
+        ("MainProcess", 4, "auto", 1),
+        ("LokyProcess-1", 4, "auto", [0]),
+        ("LokyProcess-6", 4, "gpu", [1]),
+        ("LokyProcess-2", 4, "cpu", 1),
+        ("LokyProcess-2", 0, "auto", 1),
+    ],
+)
+def test_each_of_joblibs_processes_has_a_gpu_of_its_own(monkeypatch, process, gpus, accelerator, devices):
+    monkeypatch.setattr(sweeps.multiprocessing.current_process(), "name", process)
+    monkeypatch.setattr("torch.cuda.device_count", lambda: gpus)
+    assert sweeps.device_of_worker(accelerator) == devices
+    assert sweeps.jobs_at_once() == (gpus or 2)
+
+
+def test_a_launcher_that_is_not_installed(monkeypatch, tmp_path, one_line):
+    monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
+    outcome = run_train("-m", "layer=conv5,fc8", "hydra/launcher=joblib", f"hydra.sweep.dir={tmp_path / 'out'}")
+    assert outcome.code == 1 and "pip install '.[joblib]'" in one_line(outcome.said)
