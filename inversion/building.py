@@ -80,7 +80,7 @@ def build_trainer(
         default_root_dir=str(folder),
     )
     if trainer.world_size > 1 and not may_share:
-        raise InputError("trainer.devices: this trains on one device.")
+        raise InputError("trainer.devices: this program trains on one device; leave it out.")
     if trainer.world_size > 1 and config.trainer.get("strategy") != "ddp":
         raise InputError("trainer.devices: choose trainer=ddp to train one run on several devices.")
     if trainer.num_nodes > 1:

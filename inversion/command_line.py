@@ -2,6 +2,7 @@
 
 import difflib
 import importlib.util
+import shutil
 import sys
 import tempfile
 from collections.abc import Callable, Iterator, Sequence
@@ -76,15 +77,17 @@ def check(arguments: Sequence[str], config_dir: Path, config_name: str = "config
             raise InputError(f"{_one_line(error)}: write out the values, as in seed=1,2,3.") from error
         if not jobs:
             raise InputError("A sweep over no values: a glob() fits nothing; see python train.py --help for what there is.")
+        strategies = set()
         for job in jobs:
             config = _composed(parse(job), config_dir, config_name)
+            strategies.add(OmegaConf.select(config, "trainer.strategy"))
             absent = [key for key in _all_keys(config) if _is_missing(config, key)]
             if absent:
                 raise InputError(f"{absent[0]} must be given: add {absent[0]}=... to the command.")
         _check_launcher(str(config.hydra.launcher._target_))
         sweeping = [override for override in overrides if override.is_sweep_override()]
         is_sweep = bool({"-m", "--multirun"} & set(flags)) or _mode(config_name, overrides) == "MULTIRUN"
-        if is_sweep and OmegaConf.select(config, "trainer.strategy") is not None:
+        if is_sweep and strategies - {None, "auto"}:
             raise InputError(
                 "trainer=ddp can't be part of a sweep, which each of its processes would start anew: give every job a GPU of "
                 "its own with hydra/launcher=joblib or hydra/launcher=submitit_slurm, or start one trainer=ddp run per layer."
@@ -197,14 +200,17 @@ def _is_missing(config: DictConfig, key: str) -> bool:
 
 
 def _check_launcher(target: str) -> None:
-    plugin = target.rpartition(".")[0]
+    """Raises InputError unless this launcher of Hydra's can be used here."""
+    plugin, _, name = target.rpartition(".")
     try:
         found = importlib.util.find_spec(plugin)
     except ModuleNotFoundError:
         found = None
     if found is None:
         extra = "joblib" if "joblib" in plugin else "slurm"
-        raise InputError(f"This launcher isn't installed ({plugin}): pip install '.[{extra}]' in the repository.")
+        raise InputError(f"This launcher isn't installed ({plugin}): pip install -e '.[{extra}]' in the repository.")
+    if name == "SlurmLauncher" and shutil.which("srun") is None:
+        raise InputError("hydra/launcher=submitit_slurm: no srun here; start it where your cluster's jobs are submitted.")
 
 
 def _check_writable(folder: Path) -> None:

@@ -141,6 +141,7 @@ def mean_pairwise_distance(native: Tensor, most: int = 2000) -> float:
         return 0.0
     matrix = pixels.resize_matrix(native.shape[-1], pixels.INPUT_SIZE)
     factor = torch.linalg.cholesky(matrix.T @ matrix).float()
-    images = pixels.denormalize(pixels.normalize(native))
-    points = (factor.T @ images @ factor).flatten(1)
+    points = torch.empty(len(native), native[0].numel())
+    for rows, few in zip(points.split(64), native.split(64), strict=True):  # floats of all of them at once would be gigabytes
+        rows.copy_((factor.T @ pixels.denormalize(pixels.normalize(few)) @ factor).flatten(1))
     return float(torch.pdist(points).double().mean())

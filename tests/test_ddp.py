@@ -96,7 +96,7 @@ def test_what_goes_wrong_ends_all_processes_with_one_sentence(quick, tmp_path, o
 
 @pytest.mark.parametrize("launcher", ["basic", "joblib"])
 def test_a_sweep_of_such_runs_is_refused(quick, tmp_path, one_line, launcher):
-    options = ["layer=conv5,fc8", "trainer=ddp", "trainer.devices=2", f"hydra/launcher={launcher}"]
+    options = ["layer=conv5", "trainer=ddp,default", "trainer.devices=2", f"hydra/launcher={launcher}"]
     outcome = run_train("-m", *quick, *options, f"hydra.sweep.dir={tmp_path / 'out'}")
     assert outcome.code == 1 and "hydra/launcher=submitit_slurm" in one_line(outcome.said)
     assert not (tmp_path / "out").exists()

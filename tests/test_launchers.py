@@ -108,7 +108,13 @@ def test_each_of_joblibs_processes_has_a_gpu_of_its_own(monkeypatch, process, gp
     assert sweeps.jobs_at_once() == (gpus or 2)
 
 
+def test_a_cluster_that_is_not_there(monkeypatch, tmp_path, one_line):
+    monkeypatch.setenv("PATH", str(tmp_path))
+    outcome = run_train("-m", "layer=conv5,fc8", "hydra/launcher=submitit_slurm", f"hydra.sweep.dir={tmp_path / 'out'}")
+    assert outcome.code == 1 and "no srun here" in one_line(outcome.said)
+
+
 def test_a_launcher_that_is_not_installed(monkeypatch, tmp_path, one_line):
     monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
     outcome = run_train("-m", "layer=conv5,fc8", "hydra/launcher=joblib", f"hydra.sweep.dir={tmp_path / 'out'}")
-    assert outcome.code == 1 and "pip install '.[joblib]'" in one_line(outcome.said)
+    assert outcome.code == 1 and "pip install -e '.[joblib]'" in one_line(outcome.said)
