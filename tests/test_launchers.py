@@ -47,12 +47,6 @@ def check_same(one, other):
     assert [[row[key] for key in told] for row in first] == [[row[key] for key in told] for row in second]
 
 
-def wait_for(path):
-    deadline = time.monotonic() + 200
-    while not path.exists() and time.monotonic() < deadline:
-        time.sleep(0.01)
-
-
 def test_joblib_comes_to_what_one_process_comes_to(options, basic, tmp_path):
     arguments = [*options, "hydra/launcher=joblib", "hydra.launcher.n_jobs=2", f"hydra.sweep.dir={tmp_path / 'out'}"]
     assert start(arguments, tmp_path / "said.txt").wait(240) == 0, (tmp_path / "said.txt").read_text()
@@ -72,9 +66,11 @@ def test_jobs_that_submitit_starts_are_queued_again_or_gone_on_with(options, bas
     folder, said = tmp_path / "out", tmp_path / "said.txt"
     launcher = ["hydra/launcher=submitit_local", "hydra.launcher.timeout_min=10", f"hydra.sweep.dir={folder}"]
     process = start([*options, *launcher], said)
-    for name, signum in zip(JOBS, (signal.SIGUSR2, signal.SIGKILL), strict=True):
-        wait_for(folder / name / "checkpoints" / "last.ckpt")
-        send(signum, folder, name)
+    waiting, deadline = dict(zip(JOBS, (signal.SIGUSR2, signal.SIGKILL), strict=True)), time.monotonic() + 200
+    while waiting and time.monotonic() < deadline:  # each after its first epoch, whichever comes there first
+        time.sleep(0.01)
+        for name in [name for name in waiting if (folder / name / "checkpoints" / "last.ckpt").is_file()]:
+            send(waiting.pop(name), folder, name)
     assert process.wait(240) == 1, said.read_text()
     assert f"1 of the sweep's jobs failed: {JOBS[1]} (ended without a result)" in said.read_text()
     assert [row["run"] for row in csv.DictReader((folder / "metrics.csv").open())] == [JOBS[0]]
