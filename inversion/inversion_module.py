@@ -5,7 +5,7 @@ from typing import Any
 
 import torch
 from lightning import LightningModule
-from torch import Tensor, nn
+from torch import Tensor, distributed, nn
 from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LRScheduler
 
@@ -90,7 +90,9 @@ class InversionModule(LightningModule):
 
     def training_step(self, batch: Batch, batch_idx: int) -> Tensor:
         loss, _ = self._step(batch, "train")
-        return loss * self.trainer.datamodule.weight_of_share(len(batch.images), batch_idx)  # type: ignore[attr-defined]
+        if distributed.is_available() and distributed.is_initialized():  # DDP takes the mean over shares, which may differ
+            loss = loss * self.trainer.datamodule.weight_of_share(len(batch.images), batch_idx)  # type: ignore[attr-defined]
+        return loss
 
     def validation_step(self, batch: Batch, batch_idx: int) -> None:
         _, drawn = self._step(batch, "val")
