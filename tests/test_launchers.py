@@ -4,12 +4,12 @@ import csv
 import os
 import signal
 import subprocess
-import sys
 import time
 
 import pytest
-from conftest import REPOSITORY, Outcome, run_experiment, run_train
+from conftest import Outcome, run_experiment, run_train
 from killing import WALL_CLOCK, differences
+from test_ddp import start
 
 from inversion import sweep as sweeps
 
@@ -28,13 +28,6 @@ def basic(options, tmp_path_factory):
     folder = tmp_path_factory.mktemp("basic") / "out"
     assert run_train(*options, f"hydra.sweep.dir={folder}") == Outcome(0, "")
     return folder
-
-
-def start(arguments, log):
-    environment = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": str(REPOSITORY)}
-    command = [sys.executable, str(REPOSITORY / "train.py"), *arguments]
-    with log.open("a") as file:
-        return subprocess.Popen(command, stdout=file, stderr=subprocess.STDOUT, env=environment)
 
 
 def check_same(one, other):
