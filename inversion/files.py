@@ -16,6 +16,9 @@ from inversion.errors import InputError
 PARTIAL = ".partial"
 """Ends the names of what is being written."""
 
+LOCK = ".lock"
+"""The file that a process locks while a folder is its own."""
+
 
 @contextmanager
 def whole_file(path: Path) -> Iterator[IO[bytes]]:
@@ -70,7 +73,7 @@ def kept_for_this_process(folder: Path) -> Iterator[None]:
     Raises:
         InputError: another process has it.
     """
-    lock = FileLock(folder / ".lock", timeout=0)
+    lock = FileLock(folder / LOCK, timeout=0.5)  # longer than is_in_use has it
     try:
         lock.acquire()
     except Timeout:
@@ -83,6 +86,18 @@ def kept_for_this_process(folder: Path) -> Iterator[None]:
         yield
     finally:
         lock.release()
+
+
+def is_in_use(folder: Path) -> bool:
+    """Whether a process, this one or another, keeps the folder to itself."""
+    if not (folder / LOCK).is_file():
+        return False
+    lock = FileLock(folder / LOCK, timeout=0)
+    try:
+        with lock:
+            return False
+    except Timeout:
+        return True
 
 
 def expand(path: str) -> Path:

@@ -14,8 +14,9 @@ import time
 import warnings
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager, suppress
+from math import prod
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 from hydra.core.hydra_config import HydraConfig
 from hydra.core.override_parser.overrides_parser import OverridesParser
@@ -25,7 +26,7 @@ from omegaconf import DictConfig, OmegaConf
 
 from inversion import REPOSITORY
 from inversion.errors import InputError
-from inversion.files import kept_for_this_process
+from inversion.files import is_in_use, kept_for_this_process
 
 log = logging.getLogger(__name__)
 
@@ -33,13 +34,32 @@ log = logging.getLogger(__name__)
 SWEPT = "INVERSION_SWEPT_KEYS"
 LAYERS = "INVERSION_SWEPT_LAYERS"
 FAILED_FILE = "failed.txt"
+LOKY = "LokyProcess-"
+"""Begins the names of the processes in which joblib runs jobs; their number follows."""
+
+GRACE_S = 20
+"""How long a sweep that has lost a job waits for another to begin, once none runs."""
+CLOCKS_S = 60
+"""By how much the clocks of the machines that run its jobs may differ."""
 
 # In whatever process a job runs: conf/hydra/launcher's files refine the plugins' own of the same names, as Hydra 1.3 allows.
 warnings.filterwarnings("ignore", message=r"\s*'hydra/launcher/\w+' is validated against ConfigStore schema")
 
 _kept = ExitStack()  # not the callback's own, which launchers may pickle
-_launched: list[DictConfig] = []
-"""The sweep that this process has launched, until it ends."""
+
+
+class Launch(NamedTuple):
+    """A sweep that this process has launched."""
+
+    config: DictConfig
+    jobs: int
+    """How many it is to have."""
+    time: float
+    """When, in seconds since the epoch."""
+
+
+_launched: list[Launch] = []
+"""The one that has come to no end yet."""
 
 
 def register_resolvers() -> None:
@@ -69,6 +89,12 @@ def announce(overrides: Sequence[Override]) -> None:
     os.environ[LAYERS] = " ".join(layers[-1].sweep_string_iterator()) if layers else ""
 
 
+def number_of_jobs(overrides: Sequence[Override]) -> int:
+    """How many jobs the sweep has; of two overrides of one key the later counts."""
+    swept = {override.key_or_group: override for override in overrides}
+    return prod(len(list(o.sweep_string_iterator())) for o in swept.values() if o.is_sweep_override())
+
+
 def sweep_unless(key: str, overrides: Sequence[str]) -> str:
     """Hydra's mode for an experiment that is a sweep over `key`: a single run where the command line gives one value."""
     chosen = [override for override in parse(overrides) if override.key_or_group == key]
@@ -92,7 +118,7 @@ def jobs_at_once() -> int:
 
 def device_of_worker(accelerator: str) -> int | list[int]:
     """Lightning's `devices`: one, and in the n-th process that joblib has started to run jobs, the n-th GPU."""
-    number = multiprocessing.current_process().name.partition("LokyProcess-")[2]
+    number = multiprocessing.current_process().name.partition(LOKY)[2]
     if not number or accelerator == "cpu":
         return 1
     import torch
@@ -119,7 +145,8 @@ class SweepReport(Callback):
     """
 
     def on_multirun_start(self, config: DictConfig, **kwargs: Any) -> None:
-        announce([*own_overrides(config), *parse(config.hydra.overrides.task)])
+        overrides = [*own_overrides(config), *parse(config.hydra.overrides.task)]
+        announce(overrides)
         if config.note:
             log.info(f"Note: {config.note}")
         folder = Path(config.hydra.sweep.dir)
@@ -129,16 +156,19 @@ class SweepReport(Callback):
         except InputError as error:
             raise SystemExit(f"error: {error}") from None
         _kept.enter_context(_sigterm_raises())
-        _launched.append(config)
+        _launched.append(Launch(config, number_of_jobs(overrides), time.time()))
 
     def on_multirun_end(self, config: DictConfig, **kwargs: Any) -> None:
         os.environ.pop(SWEPT, None)
         os.environ.pop(LAYERS, None)
         folder = Path(config.hydra.sweep.dir)
-        _launched.clear()
+        launch = _launched.pop()
         _kept.close()
         failed = failed_jobs(folder)
         troubles = [f"{len(failed)} of the sweep's jobs failed: {'; '.join(failed)}"] if failed else []
+        begun = sum(_began(job) >= launch.time - CLOCKS_S for job in _jobs(folder))
+        if begun < launch.jobs:
+            troubles.append(f"{launch.jobs - begun} of its {launch.jobs} jobs haven't begun")
         try:
             report(folder)
         except Exception as error:  # Hydra would only warn of it, and exit with 0
@@ -156,13 +186,28 @@ def end_of_launch(error: BaseException) -> None:
     """
     if not _launched:
         return
-    config = _launched[0]
+    config = _launched[0].config
     if isinstance(error, KeyboardInterrupt):
         again = f"hydra.sweep.dir='{config.hydra.sweep.dir}'"
         print(f"Interrupted: the same command with {again} goes on with what isn't finished.", file=sys.stderr)
         raise SystemExit(143 if isinstance(error, Terminated) else 130) from None
     if isinstance(error, SystemExit) and error.code == 1:  # Hydra has shown the launcher's error
+        _wait_for_jobs(Path(config.hydra.sweep.dir))
         SweepReport().on_multirun_end(config)
+
+
+def _wait_for_jobs(folder: Path) -> None:
+    """Returns when no job of the sweep has run for `GRACE_S`: launchers end with the first job that they lose."""
+    told: set[str] = set()
+    idle_since = time.monotonic()
+    while time.monotonic() - idle_since < GRACE_S:
+        running = {job.name for job in _jobs(folder) if is_in_use(job)}
+        if running - told:
+            log.info(f"Waiting for the jobs that still run: {', '.join(sorted(running))}")
+            told |= running
+        if running:
+            idle_since = time.monotonic()
+        time.sleep(0.5)
 
 
 def failed_jobs(folder: Path) -> list[str]:
@@ -182,6 +227,11 @@ def report(folder: Path) -> None:
 
 def _jobs(folder: Path) -> list[Path]:
     return sorted(path for path in folder.iterdir() if (path / ".hydra").is_dir())
+
+
+def _began(job: Path) -> float:
+    """When the job was last started, in seconds since the epoch: Hydra writes this file first."""
+    return (job / ".hydra" / "overrides.yaml").stat().st_mtime
 
 
 def _is_done(job: Path) -> bool:
@@ -211,6 +261,7 @@ def run_job(task: Callable[[DictConfig, Path], Any], cfg: DictConfig) -> None:
     folder = Path(job.runtime.output_dir)
     if os.environ.get("LOCAL_RANK", "0") != "0":
         return _follow(task, cfg, folder)
+    _end_with_launcher()
     in_sweep = not OmegaConf.is_missing(job.job, "num")
     if cfg.get("note") and not in_sweep:
         log.info(f"Note: {cfg.note}")
@@ -253,6 +304,15 @@ def _kept_checkpoint(folder: Path, in_sweep: bool) -> str | None:
     last = folder / "checkpoints" / "last.ckpt"
     again = f"hydra.sweep.dir='{folder.parent}'" if in_sweep else f"hydra.run.dir='{folder}'"
     return f"the last checkpoint is {last}; the same command with {again} goes on from it" if last.is_file() else None
+
+
+def _end_with_launcher() -> None:
+    """Ends this process, if it is one of joblib's, when the one that launched the sweep has died, so that the folders of the
+    jobs are free and the same command can go on with them.
+    """
+    name = "ends with its launcher"
+    if multiprocessing.current_process().name.startswith(LOKY) and name not in [t.name for t in threading.enumerate()]:
+        threading.Thread(target=_end_after, args=(os.getppid(),), name=name, daemon=True).start()
 
 
 def _follow(task: Callable[[DictConfig, Path], Any], cfg: DictConfig, folder: Path) -> None:

@@ -12,6 +12,7 @@ from killing import WALL_CLOCK, differences
 from test_ddp import start
 
 from inversion import sweep as sweeps
+from inversion.files import is_in_use
 
 JOBS = ("conv5_seed-0", "conv5_seed-1")
 
@@ -40,10 +41,30 @@ def check_same(one, other):
     assert [[row[key] for key in told] for row in first] == [[row[key] for key in told] for row in second]
 
 
+def until(condition, seconds=200):
+    """Waits for it to come true."""
+    deadline = time.monotonic() + seconds
+    while not condition():
+        assert time.monotonic() < deadline
+        time.sleep(0.01)
+
+
+def has_begun(job):
+    return (job / "checkpoints" / "last.ckpt").is_file()
+
+
 def test_joblib_comes_to_what_one_process_comes_to(options, basic, tmp_path):
-    arguments = [*options, "hydra/launcher=joblib", "hydra.launcher.n_jobs=2", f"hydra.sweep.dir={tmp_path / 'out'}"]
-    assert start(arguments, tmp_path / "said.txt").wait(240) == 0, (tmp_path / "said.txt").read_text()
-    check_same(basic, tmp_path / "out")
+    """Even if the process that launched the sweep was killed on the way: its jobs end with it, and can be gone on with."""
+    folder, said = tmp_path / "out", tmp_path / "said.txt"
+    arguments = [*options, "hydra/launcher=joblib", "hydra.launcher.n_jobs=2", f"hydra.sweep.dir={folder}"]
+    process = start(arguments, said)
+    until(lambda: any(has_begun(folder / name) for name in JOBS))
+    process.kill()
+    until(lambda: not any(is_in_use(folder / name) for name in JOBS), 10)
+    assert not all((folder / name / "metrics.json").is_file() for name in JOBS)
+    assert start(arguments, said).wait(240) == 0, said.read_text()
+    assert "Going on from" in said.read_text()
+    check_same(basic, folder)
 
 
 def send(signum, folder, name):
@@ -55,22 +76,22 @@ def send(signum, folder, name):
 
 
 def test_jobs_that_submitit_starts_are_queued_again_or_gone_on_with(options, basic, tmp_path):
-    """One is preempted, and queued again; one is killed, and gone on with by the same command."""
+    """One is killed, and gone on with by the same command; one is preempted meanwhile, queued again and waited for."""
     folder, said = tmp_path / "out", tmp_path / "said.txt"
     launcher = ["hydra/launcher=submitit_local", "hydra.launcher.timeout_min=10", f"hydra.sweep.dir={folder}"]
     process = start([*options, *launcher], said)
-    waiting, deadline = dict(zip(JOBS, (signal.SIGUSR2, signal.SIGKILL), strict=True)), time.monotonic() + 200
-    while waiting and time.monotonic() < deadline:  # each after its first epoch, whichever comes there first
-        time.sleep(0.01)
-        for name in [name for name in waiting if (folder / name / "checkpoints" / "last.ckpt").is_file()]:
+    waiting = dict(zip(JOBS, (signal.SIGKILL, signal.SIGUSR2), strict=True))
+    while waiting:  # each after its first epoch, whichever comes there first
+        until(lambda: any(has_begun(folder / name) for name in waiting))
+        for name in [name for name in waiting if has_begun(folder / name)]:
             send(waiting.pop(name), folder, name)
     assert process.wait(240) == 1, said.read_text()
-    assert f"1 of the sweep's jobs failed: {JOBS[1]} (ended without a result)" in said.read_text()
-    assert [row["run"] for row in csv.DictReader((folder / "metrics.csv").open())] == [JOBS[0]]
-    assert "Going on from" in (folder / JOBS[0] / "train.log").read_text()
-    assert not differences(basic / JOBS[0], folder / JOBS[0])
-    assert start([*options, *launcher], said).wait(240) == 0, said.read_text()
+    assert f"error: 1 of the sweep's jobs failed: {JOBS[0]} (ended without a result)\n" in said.read_text()
+    assert [row["run"] for row in csv.DictReader((folder / "metrics.csv").open())] == [JOBS[1]]
     assert "Going on from" in (folder / JOBS[1] / "train.log").read_text()
+    assert not differences(basic / JOBS[1], folder / JOBS[1])
+    assert start([*options, *launcher], said).wait(240) == 0, said.read_text()
+    assert "Going on from" in (folder / JOBS[0] / "train.log").read_text()
     check_same(basic, folder)
 
 
@@ -95,6 +116,20 @@ def test_each_of_joblibs_processes_has_a_gpu_of_its_own(monkeypatch, process, gp
     monkeypatch.setattr("torch.cuda.device_count", lambda: gpus)
     assert sweeps.device_of_worker(accelerator) == devices
     assert sweeps.jobs_at_once() == (gpus or 2)
+
+
+@pytest.mark.parametrize(
+    ("overrides", "jobs"),
+    [
+        ([], 1),
+        (["layer=conv5", "trainer.max_epochs=2"], 1),
+        (["layer=conv2,conv5,fc6,fc8", "data.seed=range(3)", "decoder.depth=[1,1]"], 12),
+        (["layer=conv2,conv5,fc6,fc8", "layer=fc8"], 1),
+        (["optimizer.lr=choice(1e-3,2e-3)", "seed=1,2"], 4),
+    ],
+)
+def test_a_sweep_knows_how_many_jobs_it_has(overrides, jobs):
+    assert sweeps.number_of_jobs(sweeps.parse(overrides)) == jobs
 
 
 def test_a_cluster_that_is_not_there(monkeypatch, tmp_path, one_line):
