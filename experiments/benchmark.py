@@ -49,8 +49,9 @@ from torchvision import transforms
 
 from inversion import checkpoints, command_line, pixels
 from inversion.alexnet import LAST_LAYER, TAPS, Encoder
+from inversion.batches import Batch
 from inversion.building import build, build_trainer, check_optimizer, wants_standardized
-from inversion.datamodule import Batch, ImageDataModule, to_input
+from inversion.datamodule import ImageDataModule, to_input
 from inversion.decoders import Decoder
 from inversion.errors import InputError
 from inversion.evaluation import Evaluation, MeanImage

@@ -15,7 +15,7 @@ from lightning.pytorch.loggers import TensorBoardLogger
 from torch import Tensor
 
 from inversion import pixels
-from inversion.datamodule import Batch
+from inversion.batches import Batch
 from inversion.errors import InputError
 from inversion.figures import pairs_grid
 from inversion.files import write_whole

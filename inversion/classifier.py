@@ -15,7 +15,7 @@ from torchvision.transforms.v2 import RandomResizedCrop
 
 from inversion import checkpoints, pixels
 from inversion.alexnet import check_input_stats, with_input_stats
-from inversion.datamodule import Batch
+from inversion.batches import Batch
 from inversion.errors import InputError
 
 

@@ -1,23 +1,21 @@
-"""The LightningDataModules: a split's images decoded once, held as bytes, and handed out in whole batches."""
+"""The LightningDataModules: a split's images decoded once, held as bytes, and handed out in batches."""
 
 import logging
-import random
 from collections.abc import Iterator, Mapping, Sequence
 from hashlib import sha256
 from statistics import median
-from typing import NamedTuple
 
 import numpy as np
 import PIL
 import torch
 from lightning import LightningDataModule
 from torch import Tensor
-from torch.utils.data import BatchSampler, DataLoader, Dataset
-from torch.utils.data.distributed import DistributedSampler
+from torch.utils.data import DataLoader
 from tqdm import tqdm
 
 from inversion import image_folder, made_images, pixels, tiny_imagenet
 from inversion.alexnet import Encoder
+from inversion.batches import Batch, ImageSet, Shares, Shuffle, whole
 from inversion.cache import Cache, Entry
 from inversion.errors import InputError
 from inversion.files import expand
@@ -29,19 +27,7 @@ log = logging.getLogger(__name__)
 SMALLEST = 16
 """Smallest native size in pixels; SSIM's window is 11 wide."""
 
-
 MIRRORED = "mirrored train"
-
-
-class Batch(NamedTuple):
-    """What the loaders give out."""
-
-    images: Tensor
-    """uint8 (B, 3, n, n) from the loader; float (B, 3, n, n) in [-1, 1] once on the device: native, not yet resized."""
-    features: Tensor | None
-    """The encoder's features of these images, float (B, *feature_shape), where they are cached; else None."""
-    labels: Tensor
-    """int64 (B,): each image's class, as its place in the split's classes."""
 
 
 class ImageDataModule(LightningDataModule):
@@ -316,7 +302,7 @@ class ImageDataModule(LightningDataModule):
         """The images of `train`, `val` or `test` in the split's order, without features. All of them, under DDP too."""
         return self._whole_batches(ImageSet(self.images(part), self.split.labels(part)))
 
-    def _loader(self, images: "ImageSet", **options: object) -> DataLoader[Batch]:
+    def _loader(self, images: ImageSet, **options: object) -> DataLoader[Batch]:
         """Whole batches, or this process's shares of them under DDP."""
         whole = self._whole_batches(images, **options)
         if self._world_size == 1:
@@ -324,11 +310,11 @@ class ImageDataModule(LightningDataModule):
         shares = Shares(whole.batch_sampler, self.trainer.global_rank, self._world_size)  # type: ignore[arg-type, union-attr]
         return DataLoader(images, batch_sampler=shares, collate_fn=whole.collate_fn, generator=whole.generator)
 
-    def _whole_batches(self, images: "ImageSet", **options: object) -> DataLoader[Batch]:
+    def _whole_batches(self, images: ImageSet, **options: object) -> DataLoader[Batch]:
         # No workers: taking a batch out of a tensor is quicker than handing it between processes. A loader without a generator
         # of its own draws from torch's at each start, at another time in a run that goes on.
         own = torch.Generator()
-        return DataLoader(images, batch_size=self.batch_size, collate_fn=_whole, generator=own, **options)  # type: ignore[arg-type]
+        return DataLoader(images, batch_size=self.batch_size, collate_fn=whole, generator=own, **options)  # type: ignore[arg-type]
 
     def on_after_batch_transfer(self, batch: Batch, dataloader_idx: int) -> Batch:
         """Normalises the images, now on the device."""
@@ -338,92 +324,6 @@ class ImageDataModule(LightningDataModule):
 def to_input(images: Tensor) -> Tensor:
     """Native uint8 images (B, 3, n, n) -> the encoder's input, float (B, 3, 227, 227) in [-1, 1]."""
     return pixels.resize(pixels.normalize(images), pixels.INPUT_SIZE)
-
-
-class ImageSet(Dataset[Batch]):
-    """Images (N, 3, n, n), uint8, and their features if cached; gives out whole batches at once.
-
-    Index N + i is image i mirrored, left for right.
-    """
-
-    def __init__(
-        self,
-        images: Tensor,
-        labels: Sequence[int],
-        features: Tensor | None = None,
-        mirrored_features: Tensor | None = None,
-    ) -> None:
-        self.images = images
-        self.labels = torch.tensor(labels, device=images.device)
-        self.features = features
-        self.mirrored_features = mirrored_features
-
-    def __len__(self) -> int:
-        return len(self.images)
-
-    def __getitem__(self, index: int) -> Batch:
-        return self.__getitems__([index])
-
-    def __getitems__(self, indices: list[int]) -> Batch:
-        number = len(self.images)
-        chosen = torch.tensor(indices, device=self.images.device, dtype=torch.long)
-        mirrored = torch.tensor(
-            [i for i, index in enumerate(indices) if index >= number], device=chosen.device, dtype=torch.long
-        )
-        chosen %= number
-        images = self.images[chosen]
-        images[mirrored] = images[mirrored].flip(-1)
-        features = None if self.features is None else self.features[chosen]
-        if features is not None and self.mirrored_features is not None:
-            features[mirrored] = self.mirrored_features[chosen[mirrored]]
-        return Batch(images, features, self.labels[chosen])
-
-
-class Shuffle(DistributedSampler[int]):
-    """The training order, which depends on (seed, epoch) alone, so that a resumed run repeats it: what a "distributed"
-    sampler gives on one device.
-
-    Args:
-        images: to draw from.
-        seed: see above.
-        flip: whether half of the images, drawn anew each epoch, are mirrored.
-    """
-
-    def __init__(self, images: ImageSet, seed: int, flip: bool) -> None:
-        super().__init__(images, num_replicas=1, rank=0, seed=seed)
-        self.number = len(images)
-        self.flip = flip
-
-    def __iter__(self) -> Iterator[int]:
-        coin = random.Random(f"{self.seed} {self.epoch}")
-        return (index + self.number * (self.flip and coin.getrandbits(1)) for index in super().__iter__())
-
-
-class Shares(BatchSampler):
-    """One process's images of every batch. All processes' shares make up the batches, no image left out or repeated, so those
-    of a last batch may differ in size, and be empty.
-
-    Args:
-        batches: whole, the same in every process.
-        rank: this process's, from 0.
-        world_size: how many processes.
-    """
-
-    def __init__(self, batches: BatchSampler, rank: int, world_size: int) -> None:
-        self.batches = batches
-        self.sampler = batches.sampler  # where Lightning sets the epoch
-        self.rank = rank
-        self.world_size = world_size
-
-    def __iter__(self) -> Iterator[list[int]]:
-        return (batch[self.rank :: self.world_size] for batch in self.batches)
-
-    def __len__(self) -> int:
-        return len(self.batches)
-
-
-def _whole(batch: Batch) -> Batch:
-    return batch
 
 
 class TinyImageNet(ImageDataModule):

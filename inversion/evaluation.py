@@ -9,7 +9,8 @@ from torch import Tensor, nn
 
 from inversion import pixels
 from inversion.alexnet import LAST_LAYER, Encoder
-from inversion.datamodule import Batch, ImageDataModule, to_input
+from inversion.batches import Batch
+from inversion.datamodule import ImageDataModule, to_input
 from inversion.metrics import FeatureMetrics, FinalMetrics, mean_pairwise_distance
 
 MEAN_IMAGE = "mean_image"

@@ -11,7 +11,8 @@ from torch.optim.lr_scheduler import LRScheduler
 
 from inversion import checkpoints, pixels
 from inversion.alexnet import Encoder
-from inversion.datamodule import Batch, ImageDataModule
+from inversion.batches import Batch
+from inversion.datamodule import ImageDataModule
 from inversion.decoders import Decoder
 from inversion.metrics import mean_squared_errors, quick_metrics
 from inversion.standardize import Standardize

@@ -16,7 +16,7 @@ from torch.utils.data import BatchSampler, SequentialSampler
 
 from inversion.alexnet import Encoder
 from inversion.batch_norm import BatchNorm
-from inversion.datamodule import Batch, Shares
+from inversion.batches import Batch, Shares
 
 SGD = ["optimizer._target_=torch.optim.SGD", "~optimizer.betas", "optimizer.lr=0.1"]
 """Adam's first steps are as long where a gradient is nothing but rounding."""
