@@ -208,7 +208,7 @@ class ImageDataModule(LightningDataModule):
             size = sum(entry.nbytes for entry in own) / 2**30
             log.info(
                 f"The features of {layers[0]} would take {size:.1f} GiB, more than data.feature_gib or the disk allow: they "
-                "are computed with every batch instead" + ("; data.shifted=0 takes less." if self.shifted else ".")
+                "are computed with every batch instead."
             )
             return
         others = [e for e in entries.values() if e not in own and e.nbytes <= self.feature_gib * 2**30]
