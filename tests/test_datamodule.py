@@ -5,11 +5,11 @@ import pytest
 import torch
 from conftest import ARCHIVE, needs_real_data
 from PIL import Image
-from test_batches import by_hand
 from test_image_folder import fill
 
 from inversion import pixels
 from inversion.alexnet import Encoder
+from inversion.batches import Views
 from inversion.datamodule import ImageDataModule, ImageFolder, MadeImages, TinyImageNet, to_input
 from inversion.errors import InputError
 
@@ -105,6 +105,14 @@ def test_one_pass_caches_the_features_of_several_layers(cached, monkeypatch):
             assert torch.allclose(batch.features.float(), encoder(to_input(batch.images)), rtol=2e-3, atol=2e-3)
 
 
+def by_hand(image, move, mirrored):
+    """A view of an image (3, n, n), drawn slowly: moved by pixels (down, right) with reflected borders, then mirrored."""
+    padded = torch.nn.functional.pad(image[None].float(), (8, 8, 8, 8), mode="reflect")[0].to(torch.uint8)
+    down, right = move
+    moved = padded[:, 8 + down : 72 + down, 8 + right : 72 + right]
+    return moved.flip(-1) if mirrored else moved
+
+
 def shown(data, epoch):
     """Each training image of an epoch by its number and view, in the order in which they come."""
     loader = data.train_dataloader()
@@ -134,6 +142,14 @@ def test_every_image_comes_once_an_epoch_in_a_view_drawn_anew(cached):
     assert shown(cached(**VIEWS, shuffle_seed=3), 5) == epochs[5]  # a resumed run's
     assert not any(view for _, view in shown(cached(), 0))
     assert {view for _, view in shown(cached(flip=True), 0)} == {0, 1}
+
+
+def test_copies_are_moved_by_up_to_a_share_of_the_side():
+    moves = Views(1000, shifted=2, shift=3)._moves
+    assert not moves[0].any() and (moves[1] != moves[2]).any()
+    for copy in (1, 2):
+        assert set(moves[copy].flatten().tolist()) == set(range(-3, 4))
+    assert torch.equal(moves[:, :10], Views(10, shifted=2, shift=3)._moves)  # an image's own, whatever comes after it
 
 
 @pytest.mark.parametrize("wrong", [{"shifted": -1}, {"shifted": 1.5}, {"shift": -0.1}, {"shift": 0.6}])
