@@ -99,7 +99,7 @@ def project(
         epochs: of each layer.
         decoding: seconds for decoding an image of any part before the training, in the whole sweep.
         encoding: the same for encoding an image.
-        encoded: how many are encoded: training images, in each of their views, and validation images.
+        encoded: how many are encoded: training (twice where they are also mirrored) and validation images.
     """
     total = {key: sum(times[key] for times in layers) for key in layers[0]}
     scored = images["val"] + images["test"]
@@ -318,13 +318,13 @@ def time_preparation(
     decoding = timed(device, lambda: sample.setup("fit"))
     encoding = timed(device, lambda: sample.cache_features(encoder, layers, device)) if layers else 0.0
     return decoding / images, encoding / encoded_images(
-        {"train": len(sample.split.train), "val": len(sample.split.val)}, len(sample.views.views)
+        {"train": len(sample.split.train), "val": len(sample.split.val)}, sample.flip
     )
 
 
-def encoded_images(images: Mapping[str, int], views: int) -> int:
-    """How many images of these parts have their features cached; those of `train` in so many views."""
-    return images["train"] * views + images["val"]
+def encoded_images(images: Mapping[str, int], flip: bool) -> int:
+    """How many images of these parts have their features cached."""
+    return images["train"] * (1 + flip) + images["val"]
 
 
 def measure(cfg: DictConfig, scratch: Path) -> dict[str, Any]:
@@ -342,7 +342,7 @@ def measure(cfg: DictConfig, scratch: Path) -> dict[str, Any]:
     as_published: DictConfig = OmegaConf.merge(cfg)  # type: ignore[assignment]
     for group in ("loss", "optimizer", "scheduler"):
         as_published[group] = next(iter(published.values()))[group]
-    as_published.data.update({"flip": False, "shifted": 0})
+    as_published.data.flip = False
 
     encoders = {layer: build("encoder", cfg.encoder, layer=layer) for layer in cfg.layers}
     datamodule = build("data", cfg.data)
@@ -360,7 +360,6 @@ def measure(cfg: DictConfig, scratch: Path) -> dict[str, Any]:
     decoding, encoding = time_preparation(cfg, datamodule, deepest, cached, device, scratch)
     deepest.cpu()
     decodings = 1 if datamodule.cache else len(cfg.layers)
-    views = len(datamodule.views.views)
     del datamodule
 
     rounds: dict[str, dict[str, list[Times]]] = {layer: {side: [] for side in SIDES} for layer in cfg.layers}
@@ -395,7 +394,8 @@ def measure(cfg: DictConfig, scratch: Path) -> dict[str, Any]:
             "seconds": times,
         }
     once = {"a": (0.0, 0.0, 0)} | {
-        side: (decodings * decoding, encoding, encoded_images(images, number)) for side, number in (("b", 1), ("c", views))
+        side: (decodings * decoding, encoding, encoded_images(images, flip))
+        for side, flip in (("b", False), ("c", cfg.data.flip))
     }
     sums = {side: project([means[layer][side] for layer in cfg.layers], images, epochs, *once[side]) for side in SIDES}
     unit = 2**20 if sys.platform == "darwin" else 2**10  # of ru_maxrss in a MiB

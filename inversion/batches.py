@@ -1,4 +1,4 @@
-"""Batches: what the loaders give out, in which order and views, and shared out how between the processes of DDP."""
+"""Batches: what the loaders give out, in which order, and shared out how between the processes of DDP."""
 
 import random
 from collections.abc import Iterator, Sequence
@@ -21,73 +21,23 @@ class Batch(NamedTuple):
     """int64 (B,): each image's class, as its place in the split's classes."""
 
 
-class View(NamedTuple):
-    """One way in which every training image is shown."""
-
-    copy: int
-    """0: where it is; n: the n-th of its shifted copies."""
-    mirrored: bool
-
-    @property
-    def name(self) -> str:
-        """Such as `mirrored shifted-1 train`."""
-        return "mirrored " * self.mirrored + f"shifted-{self.copy} " * (self.copy > 0) + "train"
-
-
-class Views:
-    """The views of the training images: each where it is and `shifted` times moved, and all of these mirrored with `flip`.
-
-    Every image's every copy is moved by a number of pixels of its own, to the side and up or down, drawn from those up to
-    `shift`; what is missing at the border is the image's reflection. The first view is the image itself.
-
-    Args:
-        number: of the images.
-        flip, shifted, shift: see `ImageDataModule`; `shift` here in pixels.
-    """
-
-    def __init__(self, number: int, flip: bool = False, shifted: int = 0, shift: int = 0) -> None:
-        self.views = [View(copy, mirrored) for copy in range(1 + shifted) for mirrored in (False, True)[: 1 + flip]]
-        draws = [torch.Generator().manual_seed(copy) for copy in range(1 + shifted)]
-        moves = [torch.randint(-shift, shift + 1, (number, 2), generator=draw) for draw in draws]
-        moves[0] = torch.zeros_like(moves[0])
-        self._moves = torch.stack(moves)
-
-    def show(self, images: Tensor, indices: Tensor, views: Tensor) -> Tensor:
-        """Some images in one view each.
-
-        Args:
-            images: (B, 3, n, n), as the data holds them.
-            indices: int64 (B,), which images these are.
-            views: int64 (B,), places in `self.views`.
-        """
-        side = images.shape[-1]
-        copies, mirrored = (torch.tensor(kind, device=views.device)[views] for kind in zip(*self.views, strict=True))
-        moves = self._moves.to(views.device)[copies, indices]
-        steps = torch.arange(side, device=views.device)
-        rows, columns = ((side - 1) - ((side - 1) - (steps + move[:, None]).abs()).abs() for move in moves.unbind(1))
-        columns = torch.where(mirrored[:, None], columns.flip(1), columns)
-        pixels = (rows[:, :, None] * side + columns[:, None, :]).flatten(1)
-        return images.flatten(2).gather(2, pixels[:, None].expand(-1, images.shape[1], -1)).view_as(images)
-
-
 class ImageSet(Dataset[Batch]):
     """Images (N, 3, n, n), uint8, and their features if cached; gives out whole batches at once.
 
-    Index N * v + i is image i in view v.
-
-    Args:
-        images, labels: of each image.
-        features: in each view, in `views`' order; none where they are not cached.
-        views: None for the images as they are.
+    Index N + i is image i mirrored, left for right.
     """
 
     def __init__(
-        self, images: Tensor, labels: Sequence[int], features: Sequence[Tensor] = (), views: Views | None = None
+        self,
+        images: Tensor,
+        labels: Sequence[int],
+        features: Tensor | None = None,
+        mirrored_features: Tensor | None = None,
     ) -> None:
         self.images = images
         self.labels = torch.tensor(labels, device=images.device)
         self.features = features
-        self.views = views or Views(len(images))
+        self.mirrored_features = mirrored_features
 
     def __len__(self) -> int:
         return len(self.images)
@@ -96,16 +46,17 @@ class ImageSet(Dataset[Batch]):
         return self.__getitems__([index])
 
     def __getitems__(self, indices: list[int]) -> Batch:
-        places = torch.tensor(indices, device=self.images.device, dtype=torch.long)
-        views, chosen = places // len(self.images), places % len(self.images)
+        number = len(self.images)
+        chosen = torch.tensor(indices, device=self.images.device, dtype=torch.long)
+        mirrored = torch.tensor(
+            [i for i, index in enumerate(indices) if index >= number], device=chosen.device, dtype=torch.long
+        )
+        chosen %= number
         images = self.images[chosen]
-        if views.any():
-            images = self.views.show(images, chosen, views)
-        if not self.features:
-            return Batch(images, None, self.labels[chosen])
-        features = self.features[0].new_empty(len(chosen), *self.features[0].shape[1:])
-        for view in views.unique().tolist():
-            features[views == view] = self.features[view][chosen[views == view]]
+        images[mirrored] = images[mirrored].flip(-1)
+        features = None if self.features is None else self.features[chosen]
+        if features is not None and self.mirrored_features is not None:
+            features[mirrored] = self.mirrored_features[chosen[mirrored]]
         return Batch(images, features, self.labels[chosen])
 
 
@@ -114,18 +65,19 @@ class Shuffle(DistributedSampler[int]):
     sampler gives on one device.
 
     Args:
-        images: to draw from; each comes once an epoch, in a view drawn anew.
+        images: to draw from.
         seed: see above.
+        flip: whether half of the images, drawn anew each epoch, are mirrored.
     """
 
-    def __init__(self, images: ImageSet, seed: int) -> None:
+    def __init__(self, images: ImageSet, seed: int, flip: bool) -> None:
         super().__init__(images, num_replicas=1, rank=0, seed=seed)
         self.number = len(images)
-        self.views = len(images.views.views)
+        self.flip = flip
 
     def __iter__(self) -> Iterator[int]:
-        dice = random.Random(f"{self.seed} {self.epoch}")
-        return (index + self.number * dice.randrange(self.views) for index in super().__iter__())
+        coin = random.Random(f"{self.seed} {self.epoch}")
+        return (index + self.number * (self.flip and coin.getrandbits(1)) for index in super().__iter__())
 
 
 class Shares(BatchSampler):

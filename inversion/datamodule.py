@@ -2,10 +2,8 @@
 
 import logging
 from collections.abc import Iterator, Mapping, Sequence
-from functools import cached_property
 from hashlib import sha256
 from statistics import median
-from typing import Any
 
 import numpy as np
 import PIL
@@ -17,7 +15,7 @@ from tqdm import tqdm
 
 from inversion import image_folder, made_images, pixels, tiny_imagenet
 from inversion.alexnet import Encoder
-from inversion.batches import Batch, ImageSet, Shares, Shuffle, View, Views, whole
+from inversion.batches import Batch, ImageSet, Shares, Shuffle, whole
 from inversion.cache import Cache, Entry
 from inversion.errors import InputError
 from inversion.files import expand
@@ -29,6 +27,8 @@ log = logging.getLogger(__name__)
 SMALLEST = 16
 """Smallest native size in pixels; SSIM's window is 11 wide."""
 
+MIRRORED = "mirrored train"
+
 
 class ImageDataModule(LightningDataModule):
     """What every source of images shares.
@@ -39,9 +39,8 @@ class ImageDataModule(LightningDataModule):
     Args:
         batch_size: images per batch, of every loader; under DDP those of all devices together.
         shuffle_seed: of the training order and the flips, which depend on it and the epoch alone.
-        flip: whether each training image is shown mirrored, left for right, in half of the epochs.
-        shifted, shift: so many shifted copies of each training image are shown in turn with the image itself, each moved by up
-            to this share of its side. The features of all these views are cached as well, see `Views`.
+        flip: whether each training image is shown mirrored, left for right, in half of the epochs; its mirrored features are
+            cached as well.
         native_size: side in pixels at which images are held; None takes the median shorter side of (a thousand of) the
             training images, within 16 to 227. An image of another size is resized (shorter side) and cropped to its middle.
         cache: folder for decoded images and features, see `Cache`. None holds images in memory, and no features.
@@ -55,8 +54,6 @@ class ImageDataModule(LightningDataModule):
         batch_size: int = 64,
         shuffle_seed: int = 0,
         flip: bool = False,
-        shifted: int = 0,
-        shift: float = 0.0625,
         native_size: int | None = None,
         cache: str | None = None,
         feature_type: str = "float16",
@@ -72,10 +69,6 @@ class ImageDataModule(LightningDataModule):
                 f"data.native_size={native_size} must be a whole number between {SMALLEST} and {pixels.INPUT_SIZE}, AlexNet's "
                 "input size, or null to follow the data."
             )
-        if not isinstance(shifted, int) or shifted < 0:
-            raise InputError(f"data.shifted={shifted} must be a whole number, 0 for none.")
-        if not 0 <= shift <= 0.5:
-            raise InputError(f"data.shift={shift} must lie in [0, 0.5], a share of the image's side.")
         if feature_type not in ("float16", "float32"):
             raise InputError(f"data.feature_type={feature_type} must be float16 or float32.")
         if not 0 <= resident < 1:
@@ -83,8 +76,6 @@ class ImageDataModule(LightningDataModule):
         self.batch_size = batch_size
         self.shuffle_seed = shuffle_seed
         self.flip = flip
-        self.shifted = shifted
-        self.shift = shift
         self._native_size = native_size
         self.cache = None if cache is None else Cache(expand(cache))
         self.feature_type = feature_type
@@ -149,28 +140,16 @@ class ImageDataModule(LightningDataModule):
             self._entries[part] = Entry(f"{part} images", key, shape, "uint8")
         return self._entries[part]
 
-    @cached_property
-    def views(self) -> Views:
-        """The views in which training images are shown."""
-        return Views(len(self.split.train), self.flip, self.shifted, self._pixels_of_shift)
-
     @property
-    def _pixels_of_shift(self) -> int:
-        return round(self.shift * self.native_size)
-
-    @property
-    def _encoded(self) -> dict[str, View | None]:
-        """The parts whose features are cached, `train` in each of its views."""
-        return {view.name: view for view in self.views.views} | {"val": None}
+    def _encoded(self) -> tuple[str, ...]:
+        """The parts whose features are cached."""
+        return ("train", "val", MIRRORED) if self.flip else ("train", "val")
 
     def _feature_entry(self, part: str, encoder: Encoder, layer: str) -> Entry:
-        view = self._encoded[part]
-        source = "train" if view else part
-        key: dict[str, Any] = {"images": self._entry(source).digest, "encoder": encoder.digest_of(layer)}
-        if view and view.mirrored:
+        source = "train" if part == MIRRORED else part
+        key = {"images": self._entry(source).digest, "encoder": encoder.digest_of(layer)}
+        if part == MIRRORED:
             key["mirrored"] = "left for right"
-        if view and view.copy:
-            key["shifted"] = [view.copy, self._pixels_of_shift]
         shape = (len(self.split.files(source)), *encoder.shape_of(layer))
         return Entry(f"{layer} {part} features", key, shape, self.feature_type)
 
@@ -185,8 +164,8 @@ class ImageDataModule(LightningDataModule):
         return self.cache is not None and self.cache.holds(entries)
 
     def cache_features(self, encoder: Encoder, layers: Sequence[str], device: torch.device) -> None:
-        """Has the loaders give out `layers[0]`'s features of the training images, in all their views, and of the validation
-        images, computed once.
+        """Has the loaders give out `layers[0]`'s features of the training (with `flip` also mirrored) and validation images,
+        computed once.
 
         Those of the other layers are computed in the same pass and left in the cache for the runs that will want them.
         Does nothing without a cache, and says so where the features would take too much room.
@@ -226,15 +205,12 @@ class ImageDataModule(LightningDataModule):
 
     @torch.no_grad()
     def _encode(self, part: str, encoder: Encoder, arrays: Mapping[str, np.ndarray], device: torch.device) -> None:
-        view = self._encoded[part]
-        images = self.images("train" if view else part)
+        images = self.images("train" if part == MIRRORED else part)
         with tqdm(total=len(images), desc=f"Encoding {part} images", unit="image", leave=False, disable=None) as bar:
             for i in range(0, len(images), self.batch_size):
                 chunk = slice(i, i + self.batch_size)
                 native = images[chunk].to(device)
-                if view and view != self.views.views[0]:
-                    indices = torch.arange(i, i + len(native), device=device)
-                    native = self.views.show(native, indices, torch.full_like(indices, self.views.views.index(view)))
+                native = native.flip(-1) if part == MIRRORED else native
                 for layer, features in encoder.features(to_input(native), list(arrays)).items():
                     stored = features.to(getattr(torch, self.feature_type)).cpu()
                     if not stored.isfinite().all():
@@ -243,10 +219,6 @@ class ImageDataModule(LightningDataModule):
                         )
                     arrays[layer][chunk] = stored.numpy()
                 bar.update(len(images[chunk]))
-
-    def _features_of(self, parts: Sequence[str]) -> list[Tensor]:
-        """What is cached of them: all, or none."""
-        return [self._features[part] for part in parts if part in self._features]
 
     def feature_batches(self, encoder: Encoder, device: torch.device) -> Iterator[Tensor]:
         """The training images' features on the device, in the split's order: what is cached, or computed now."""
@@ -288,14 +260,15 @@ class ImageDataModule(LightningDataModule):
         self.images("val")
 
     def train_dataloader(self) -> DataLoader[Batch]:
-        """In an order and in views drawn anew each epoch. A last batch of one image is dropped, since batch normalisation
+        """Shuffled, and with `flip` mirrored, anew each epoch. A last batch of one image is dropped, since batch normalisation
         needs two.
         """
-        features = self._features_of([view.name for view in self.views.views])
-        images = ImageSet(self.images("train"), self.split.labels("train"), features, self.views)
+        images = ImageSet(
+            self.images("train"), self.split.labels("train"), self._features.get("train"), self._features.get(MIRRORED)
+        )
         if len(images) < 2:
             raise InputError("Training needs at least 2 images: give more data, or lower the held-out part.")
-        sampler = Shuffle(images, self.shuffle_seed)
+        sampler = Shuffle(images, self.shuffle_seed, self.flip)
         return self._loader(images, sampler=sampler, drop_last=len(images) % self.batch_size == 1)
 
     def files_of_batch(self, epoch: int, batch: int) -> list[str]:
@@ -319,7 +292,7 @@ class ImageDataModule(LightningDataModule):
 
     def val_dataloader(self) -> DataLoader[Batch]:
         """The validation images in the split's order."""
-        return self._loader(ImageSet(self.images("val"), self.split.labels("val"), self._features_of(["val"])))
+        return self._loader(ImageSet(self.images("val"), self.split.labels("val"), self._features.get("val")))
 
     def test_dataloader(self) -> DataLoader[Batch]:
         """The test images in the split's order."""

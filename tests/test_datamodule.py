@@ -1,5 +1,4 @@
 import shutil
-from collections import Counter
 
 import pytest
 import torch
@@ -9,7 +8,6 @@ from test_image_folder import fill
 
 from inversion import pixels
 from inversion.alexnet import Encoder
-from inversion.batches import Views
 from inversion.datamodule import ImageDataModule, ImageFolder, MadeImages, TinyImageNet, to_input
 from inversion.errors import InputError
 
@@ -105,74 +103,45 @@ def test_one_pass_caches_the_features_of_several_layers(cached, monkeypatch):
             assert torch.allclose(batch.features.float(), encoder(to_input(batch.images)), rtol=2e-3, atol=2e-3)
 
 
-def by_hand(image, move, mirrored):
-    """A view of an image (3, n, n), drawn slowly: moved by pixels (down, right) with reflected borders, then mirrored."""
-    padded = torch.nn.functional.pad(image[None].float(), (8, 8, 8, 8), mode="reflect")[0].to(torch.uint8)
-    down, right = move
-    moved = padded[:, 8 + down : 72 + down, 8 + right : 72 + right]
-    return moved.flip(-1) if mirrored else moved
-
-
 def shown(data, epoch):
-    """Each training image of an epoch by its number and view, in the order in which they come."""
+    """Each training image of an epoch by its file's number, and whether it came mirrored; checks its features on the way."""
     loader = data.train_dataloader()
     loader.sampler.set_epoch(epoch)
-    images, views = data.images("train"), data.views
-    known = {}
-    for place, view in enumerate(views.views):
-        for i, image in enumerate(images):
-            drawn = by_hand(image, views._moves[view.copy, i].tolist(), view.mirrored)
-            known.setdefault(drawn.numpy().tobytes(), (i, place))
-    assert len(known) > 0.9 * len(images) * len(views.views)  # a copy may happen to stay where the image is
-    return [known[image.numpy().tobytes()] for batch in loader for image in batch.images]
+    upright = {image.numpy().tobytes(): i for i, image in enumerate(data.images("train"))}
+    mirrored = {image.flip(-1).numpy().tobytes(): i for i, image in enumerate(data.images("train"))}
+    assert not set(upright) & set(mirrored)
+    found = []
+    for batch in loader:
+        for image in batch.images:
+            key = image.numpy().tobytes()
+            found.append((upright.get(key, mirrored.get(key)), key in mirrored))
+    return found
 
 
-VIEWS = {"flip": True, "shifted": 2, "shift": 0.1}
-
-
-def test_every_image_comes_once_an_epoch_in_a_view_drawn_anew(cached):
-    data = cached(**VIEWS, shuffle_seed=3)
-    epochs = [shown(data, epoch) for epoch in range(10)]
+def test_half_of_the_images_are_mirrored_anew_each_epoch(cached):
+    data = cached(flip=True, shuffle_seed=3)
+    epochs = [shown(data, epoch) for epoch in range(8)]
     number = len(data.images("train"))
     for epoch in epochs:
         assert sorted(index for index, _ in epoch) == list(range(number))
-    counts = Counter(view for epoch in epochs for _, view in epoch)
-    assert set(counts) == set(range(6)) and max(counts.values()) < 3 * min(counts.values())
-    assert len({tuple(sorted(epoch)) for epoch in epochs}) == 10
-    assert shown(cached(**VIEWS, shuffle_seed=3), 5) == epochs[5]  # a resumed run's
-    assert not any(view for _, view in shown(cached(), 0))
-    assert {view for _, view in shown(cached(flip=True), 0)} == {0, 1}
+    assert 0.3 < sum(mirrored for epoch in epochs for _, mirrored in epoch) / (8 * number) < 0.7
+    assert len({tuple(sorted(epoch)) for epoch in epochs}) > 4
+    assert shown(cached(flip=True, shuffle_seed=3), 5) == epochs[5]  # a resumed run's
+    assert not any(mirrored for _, mirrored in shown(cached(), 0))
 
 
-def test_copies_are_moved_by_up_to_a_share_of_the_side():
-    moves = Views(1000, shifted=2, shift=3)._moves
-    assert not moves[0].any() and (moves[1] != moves[2]).any()
-    for copy in (1, 2):
-        assert set(moves[copy].flatten().tolist()) == set(range(-3, 4))
-    assert torch.equal(moves[:, :10], Views(10, shifted=2, shift=3)._moves)  # an image's own, whatever comes after it
-
-
-@pytest.mark.parametrize("wrong", [{"shifted": -1}, {"shifted": 1.5}, {"shift": -0.1}, {"shift": 0.6}])
-def test_shifts_that_make_no_sense_are_refused(cached, one_line, wrong):
-    with pytest.raises(InputError, match=f"data.{next(iter(wrong))}") as error:
-        cached(**wrong)
-    one_line(str(error.value))
-
-
-def test_every_view_comes_with_its_own_features(cached):
+def test_mirrored_images_come_with_their_own_features(cached):
     encoder = Encoder("fc8", "random")
-    data = cached(**VIEWS, feature_type="float32")
+    data = cached(flip=True, feature_type="float32")
     data.cache_features(encoder, ["conv2", "fc8"], torch.device("cpu"))
     data.cache_features(encoder, ["fc8"], torch.device("cpu"))
     assert data.has_features(Encoder("conv2", "random")) and cached(feature_type="float32").has_features(encoder)
-    for epoch in range(3):
+    for epoch in range(2):
         loader = data.train_dataloader()
         loader.sampler.set_epoch(epoch)
         for batch in loader:
             assert torch.allclose(batch.features, encoder(to_input(batch.images)), rtol=1e-3, atol=1e-4)
-    assert cached(flip=True, feature_type="float32").has_features(encoder)
-    for other in ({"feature_type": "float16"}, {"shifted": 3}, {"shift": 0.05}):
-        assert not cached(**{**VIEWS, "feature_type": "float32", **other}).has_features(encoder)
+    assert data.split.train and not cached(flip=True).has_features(encoder)  # float16's
 
 
 @pytest.mark.parametrize(
