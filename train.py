@@ -40,16 +40,17 @@ def train(cfg: DictConfig, folder: Path) -> dict[str, Any] | None:
         build,
         build_logger,
         build_scorer,
+        build_standardize,
         build_trainer,
         check_disk_space,
         check_optimizer,
-        wants_standardized,
     )
     from inversion.callbacks import reconstruct
     from inversion.evaluation import evaluate
     from inversion.inversion_module import InversionModule
     from inversion.processes import fit
     from inversion.provenance import provenance, write_provenance
+    from inversion.standardize import Standardize
 
     for name in ("lightning.pytorch", "lightning.fabric"):
         logging.getLogger(name).setLevel(logging.WARNING)
@@ -90,7 +91,7 @@ def train(cfg: DictConfig, folder: Path) -> dict[str, Any] | None:
         native_size=datamodule.native_size,
         output_size=pixels.INPUT_SIZE,
     )
-    standardize = wants_standardized(cfg.standardize, decoder, encoder)
+    standardize = build_standardize(cfg.standardize, decoder, encoder)
     model = InversionModule(
         encoder,
         decoder,
@@ -139,7 +140,7 @@ def train(cfg: DictConfig, folder: Path) -> dict[str, Any] | None:
         "data_seed": cfg.data.seed,
         "encoder": Path(cfg.encoder.weights).name,
         "input_stats": cfg.encoder.input_stats,
-        "standardize": standardize,
+        "standardize": "whiten" if getattr(standardize, "whiten", False) else isinstance(standardize, Standardize),
         "precision": trainer.precision,
         "parameters": parameters,
         "native_size": datamodule.native_size,

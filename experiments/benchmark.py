@@ -50,7 +50,7 @@ from torchvision import transforms
 from inversion import checkpoints, command_line, pixels
 from inversion.alexnet import LAST_LAYER, TAPS, Encoder
 from inversion.batches import Batch
-from inversion.building import build, build_trainer, check_optimizer, wants_standardized
+from inversion.building import build, build_standardize, build_trainer, check_optimizer
 from inversion.datamodule import ImageDataModule, to_input
 from inversion.decoders import Decoder
 from inversion.errors import InputError
@@ -250,7 +250,7 @@ def time_pipeline(cfg: DictConfig, decoder_config: DictConfig, encoder: Encoder,
         loss=build("loss", cfg.loss),
         optimizer=build("optimizer", cfg.optimizer),
         scheduler=build("scheduler", cfg.scheduler),
-        standardize=wants_standardized(cfg.standardize, decoder, encoder),
+        standardize=build_standardize(cfg.standardize, decoder, encoder),
     )
     check_optimizer(model)
     trainer = build_trainer(cfg, folder)

@@ -24,6 +24,7 @@ from lightning import LightningModule
 from matplotlib.figure import Figure
 from omegaconf import DictConfig, OmegaConf
 from torch import Tensor
+from torch.nn import Identity
 from tqdm import tqdm
 
 from inversion import REPOSITORY, checkpoints, command_line, pixels, trained
@@ -114,7 +115,7 @@ def train_autoencoder(run: Path, cfg: DictConfig, folder: Path, datamodule: Imag
     last = checkpoints.path_of(folder, checkpoints.LAST)
     going_on = checkpoints.check_goes_on(last, record) if last.is_file() else None
     parts = {name: build(name, own[name]) for name in ("loss", "optimizer", "scheduler")}
-    model = Autoencoder(encoder, decoder, **parts, standardize=False, record=record)
+    model = Autoencoder(encoder, decoder, **parts, standardize=Identity(), record=record)
     log.info(f"{own.layer.name}: autoencoder, {folder}")
     trainer.logger = build_logger(folder, record["config"], going_on)
     trainer.fit(model, datamodule=datamodule, ckpt_path=last if going_on else None, weights_only=True)

@@ -13,6 +13,7 @@ from lightning import LightningModule, Trainer
 from lightning.pytorch.callbacks import ModelCheckpoint
 from lightning.pytorch.loggers import TensorBoardLogger
 from omegaconf import DictConfig, OmegaConf
+from torch import nn
 from torch.optim.lr_scheduler import ReduceLROnPlateau
 
 from inversion import checkpoints
@@ -20,6 +21,7 @@ from inversion.alexnet import Encoder
 from inversion.callbacks import SeededEpochs
 from inversion.decoders import Decoder
 from inversion.errors import InputError
+from inversion.standardize import Standardize
 
 
 def build(name: str, config: DictConfig, **arguments: Any) -> Any:
@@ -152,17 +154,18 @@ def build_scorer(config: DictConfig, device: torch.device) -> Trainer:
     )
 
 
-def wants_standardized(option: bool | str, decoder: Decoder, encoder: Encoder) -> bool:
-    """What `standardize` comes to: `auto` standardises unless a published decoder meets trained weights.
+def build_standardize(option: bool | str, decoder: Decoder, encoder: Encoder) -> Standardize | nn.Identity:
+    """What features pass through before the decoder. `auto` standardises unless a published decoder meets trained weights, and
+    whitens where the decoder asks for it.
 
     Raises:
-        InputError: neither auto, true nor false.
+        InputError: no such option.
     """
-    if isinstance(option, bool):
-        return option
-    if option != "auto":
-        raise InputError(f"standardize={option} must be auto, true or false.")
-    return decoder.standardized or not encoder.is_trained
+    if option not in (True, False, "auto", "whiten"):
+        raise InputError(f"standardize={option} must be auto, true, false or whiten.")
+    if option == "auto":
+        option = decoder.standardized or not encoder.is_trained
+    return Standardize(encoder.feature_shape, whiten=option == "whiten") if option else nn.Identity()
 
 
 def check_optimizer(module: LightningModule) -> None:

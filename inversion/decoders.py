@@ -27,8 +27,8 @@ class Decoder(nn.Module):
         InputError: options that don't fit together.
     """
 
-    standardized = True
-    """Whether the decoder wants its features standardised where nothing else is said."""
+    standardized: bool | str = True
+    """Whether the decoder wants its features standardised, or `whiten`, where nothing else is said."""
 
     def __init__(self, feature_shape: Sequence[int], native_size: int, output_size: int) -> None:
         super().__init__()
@@ -118,15 +118,19 @@ class CompactDecoder(Decoder):
     """The default: resize-convolutions (Odena et al. 2016, doi 10.23915/distill.00003) from the features' own grid to the
     data's own resolution, so nothing is spent on interpolated pixels, little on large maps, and nothing checkers.
 
-    Feature maps are brought to `channels[0]` by a 1x1 convolution; vectors pass through a bottleneck and a linear layer to a
-    4x4 map. Each size then has `depth` residual convolutions (batch normalisation, LeakyReLU); between sizes a 1x1 convolution
-    changes the channels and a bilinear resize the side. The last convolution, at `native_size`, is linear.
+    Feature maps are brought to `channels[0]` by a 1x1 convolution; vectors pass through hidden layers (batch normalisation,
+    LeakyReLU, dropout) and a linear one to a 4x4 map. Each size then has `depth` residual convolutions (batch normalisation,
+    LeakyReLU); between sizes a 1x1 convolution changes the channels and a bilinear resize the side. The last convolution, at
+    `native_size`, is linear.
 
     Args:
         channels: one width per size, smallest size first. The last size is `native_size`; those before it lie evenly, on a
             logarithmic scale, between that of the features and half of `native_size`: five widths, a vector and 64 pixels
             make 4, 8, 16, 32, 64.
-        bottleneck: width of the layer that vectors are squeezed through; unused (null) for feature maps.
+        bottleneck: width of the hidden layers that vectors pass through; unused (null) for feature maps.
+        hidden: number of these layers.
+        dropout: share of their units that is left out in training.
+        whiten: whether features are best whitened, see `Standardize`.
         depth: residual convolutions at each size; 0 for none.
         kernel: side of all kernels but the 1x1 ones', odd.
         slope: LeakyReLU's negative slope.
@@ -140,6 +144,9 @@ class CompactDecoder(Decoder):
         *,
         channels: Sequence[int],
         bottleneck: int | None = None,
+        hidden: int = 1,
+        dropout: float = 0.0,
+        whiten: bool = False,
         depth: Sequence[int],
         kernel: int = 3,
         slope: float = 0.2,
@@ -149,6 +156,11 @@ class CompactDecoder(Decoder):
         check_list("decoder.depth", depth)
         check_kernel("decoder.kernel", kernel)
         check_slope(slope)
+        self.standardized = "whiten" if whiten else True
+        if not isinstance(hidden, int) or hidden < 1:
+            raise InputError(f"decoder.hidden={hidden} must be a whole number, at least 1.")
+        if not 0 <= dropout < 1:
+            raise InputError(f"decoder.dropout={dropout} must lie in [0, 1).")
         if len(depth) != len(channels) or not all(isinstance(number, int) and number >= 0 for number in depth):
             raise InputError(
                 f"decoder.depth={list(depth)} must have a whole number for each width of decoder.channels={list(channels)}."
@@ -160,13 +172,13 @@ class CompactDecoder(Decoder):
             if bottleneck is None:
                 raise InputError("decoder.bottleneck must be a width: this layer's features are a vector.")
             check_widths("decoder.bottleneck", [bottleneck])
-            self.enter: nn.Module = nn.Sequential(
-                nn.Linear(width, bottleneck, bias=False),
-                BatchNorm(bottleneck),
-                nn.LeakyReLU(slope),
-                nn.Linear(bottleneck, first * side * side),
-                nn.Unflatten(1, (first, side, side)),
-            )
+            layers: list[nn.Module] = []
+            for _ in range(hidden):
+                layers += [nn.Linear(width, bottleneck, bias=False), BatchNorm(bottleneck), nn.LeakyReLU(slope)]
+                layers += [nn.Dropout(dropout)] if dropout else []
+                width = bottleneck
+            layers += [nn.Linear(width, first * side * side), nn.Unflatten(1, (first, side, side))]
+            self.enter: nn.Module = nn.Sequential(*layers)
         elif bottleneck is not None:
             raise InputError(f"decoder.bottleneck={bottleneck} has no place here: this layer's features are a map; use null.")
         else:

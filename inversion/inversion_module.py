@@ -30,7 +30,8 @@ class InversionModule(LightningModule):
         loss: (prediction, target) -> scalar, see `inversion.losses`.
         optimizer: takes the decoder's parameters.
         scheduler: takes the optimiser; stepped once an epoch.
-        standardize: whether features are standardised by training-set statistics, taken before the first epoch.
+        standardize: what features pass through before the decoder: nothing, or `Standardize`, which takes its statistics
+            before the first epoch.
         record: what its checkpoints say of their run, see `checkpoints.record`.
     """
 
@@ -41,7 +42,7 @@ class InversionModule(LightningModule):
         loss: Callable[[Tensor, Tensor], Tensor],
         optimizer: Callable[..., Optimizer],
         scheduler: Callable[[Optimizer], LRScheduler],
-        standardize: bool,
+        standardize: Standardize | nn.Identity,
         record: Mapping[str, Any] | None = None,
     ) -> None:
         super().__init__()
@@ -51,7 +52,7 @@ class InversionModule(LightningModule):
         self.loss = loss
         self.optimizer = optimizer
         self.scheduler = scheduler
-        self.standardize: nn.Module = Standardize(encoder.feature_shape) if standardize else nn.Identity()
+        self.standardize = standardize
         self.val_metrics = quick_metrics("val/")
 
     def forward(self, images: Tensor) -> Tensor:

@@ -1,9 +1,12 @@
-"""Features brought to mean 0 and standard deviation 1 before they reach the decoder."""
+"""Features brought to mean 0 and standard deviation 1, and where asked uncorrelated, before they reach the decoder."""
 
 from collections.abc import Iterable
 
 import torch
 from torch import Tensor, nn
+
+FLOOR = 0.01
+"""Of a standardised unit's variance of 1: see `Standardize`."""
 
 
 class Standardize(nn.Module):
@@ -13,16 +16,26 @@ class Standardize(nn.Module):
     mean image because of scale, not because information was lost. The statistics are buffers, so they are kept in
     the decoder's checkpoint.
 
+    With `whiten`, units are then mixed so that none is correlated with another, each staying as near to itself as can be (ZCA,
+    Bell and Sejnowski 1997). An fc8 unit is mostly what all of them share; what tells images apart are small differences,
+    which a decoder finds late when they are not brought to the same scale. Directions of a variance below `FLOOR` are
+    amplified less, since noise and rounding are all that may be left there.
+
     Args:
         feature_shape: (C, H, W), standardised per channel, or (D,), per unit.
+        whiten: see above.
     """
 
     mean: Tensor
     std: Tensor
     fitted: Tensor
+    whitening: Tensor
 
-    def __init__(self, feature_shape: tuple[int, ...]) -> None:
+    def __init__(self, feature_shape: tuple[int, ...], whiten: bool = False) -> None:
         super().__init__()
+        self.whiten = whiten
+        if whiten:
+            self.register_buffer("whitening", torch.eye(feature_shape[0]))
         shape = (feature_shape[0],) + (1,) * (len(feature_shape) - 1)
         self.register_buffer("mean", torch.zeros(shape))
         self.register_buffer("std", torch.ones(shape))
@@ -36,25 +49,37 @@ class Standardize(nn.Module):
         A unit that never changes keeps its scale. One that hardly does would explode where an image moves it: no unit is
         divided by less than 1 % of the median deviation of those that change.
         """
-        count, mean, squares = 0, torch.zeros((), dtype=torch.float64), torch.zeros((), dtype=torch.float64)
+        count, mean, products = 0, torch.zeros((), dtype=torch.float64), torch.zeros((), dtype=torch.float64)
         for features in batches:
             values = features.transpose(0, 1).flatten(1).cpu().double()  # (C, B * H * W); Apple's GPU has no float64
             n, batch_mean = values.shape[1], values.mean(1)
-            squares = squares + (values - batch_mean[:, None]).square().sum(1)
+            products = products + self._products(values - batch_mean[:, None])
+            products = products + self._products((batch_mean - mean)[:, None]) * (count * n / (count + n))
             delta = batch_mean - mean
-            squares = squares + delta.square() * (count * n / (count + n))
             mean = mean + delta * (n / (count + n))
             count += n
         if count == 0:
             raise ValueError("no features to standardise by")
+        squares = products.diagonal() if self.whiten else products
         std = (squares / count).sqrt()
         varies = std > 1e-7 * mean.abs()
         std[varies] = std[varies].clamp_min(0.01 * std[varies].median())
         std[~varies] = 1
         self.mean.copy_(mean.view_as(self.mean))
         self.std.copy_(std.view_as(self.std))
+        if self.whiten:
+            variances, directions = torch.linalg.eigh(products / count / std / std[:, None])
+            self.whitening.copy_(directions / (variances.clamp_min(0) + FLOOR).sqrt() @ directions.T)
         self.fitted.fill_(True)
+
+    def _products(self, values: Tensor) -> Tensor:
+        """Values (C, n) -> sums of products of each two channels' (C, C), or only of their squares (C,)."""
+        return values @ values.T if self.whiten else values.square().sum(1)
 
     def forward(self, features: Tensor) -> Tensor:
         """(B, *feature_shape) -> the same shape."""
-        return (features - self.mean) / self.std
+        standardized = (features - self.mean) / self.std
+        if not self.whiten:
+            return standardized
+        with torch.autocast(features.device.type, enabled=False):  # small differences of large numbers
+            return torch.einsum("ij,bj...->bi...", self.whitening, standardized.float())

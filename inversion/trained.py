@@ -115,8 +115,9 @@ def load(folder: str | Path, weights: str | None = None, any_weights: bool = Fal
         output_size=pixels.INPUT_SIZE,
     )
     state: dict[str, Tensor] = content["state_dict"]
-    is_standardized = any(key.startswith("standardize.") for key in state)
-    standardize = Standardize(encoder.feature_shape) if is_standardized else nn.Identity()
+    standardize: nn.Module = nn.Identity()
+    if any(key.startswith("standardize.") for key in state):
+        standardize = Standardize(encoder.feature_shape, whiten="standardize.whitening" in state)
     run = TrainedRun(encoder, decoder, standardize, record)
     try:
         run.load_state_dict({**state, **{f"encoder.{key}": value for key, value in encoder.state_dict().items()}})

@@ -11,6 +11,7 @@ from inversion.datamodule import TinyImageNet
 from inversion.decoders import CompactDecoder
 from inversion.inversion_module import InversionModule
 from inversion.losses import MSELoss
+from inversion.standardize import Standardize
 
 
 @pytest.fixture(scope="module")
@@ -27,7 +28,7 @@ def make(encoder, lr=1e-3, step_size=4, loss=None):
         loss=loss or MSELoss(),
         optimizer=partial(torch.optim.Adam, lr=lr),
         scheduler=partial(torch.optim.lr_scheduler.StepLR, step_size=step_size, gamma=0.5),
-        standardize=True,
+        standardize=Standardize(encoder.feature_shape),
     )
 
 
