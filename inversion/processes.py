@@ -1,9 +1,12 @@
 """The processes of one run over several devices: for each further device Lightning starts the command anew."""
 
+import os
 from typing import Any
 
 from lightning import LightningModule, Trainer
 from torch import distributed
+
+from inversion.sweep import LAUNCHER
 
 
 def fit(trainer: Trainer, model: LightningModule, **options: Any) -> None:
@@ -12,6 +15,8 @@ def fit(trainer: Trainer, model: LightningModule, **options: Any) -> None:
     Args:
         **options: `trainer.fit`'s.
     """
+    if trainer.world_size > 1 and trainer.is_global_zero:
+        os.environ[LAUNCHER] = str(os.getpid())
     try:
         trainer.fit(model, **options)
     except BaseException:

@@ -11,13 +11,15 @@ import signal
 import sys
 import threading
 import time
+import traceback
 import warnings
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import ExitStack, contextmanager, suppress
+from contextlib import ExitStack, contextmanager
 from math import prod
 from pathlib import Path
 from typing import Any, NamedTuple
 
+from hydra.core.global_hydra import GlobalHydra
 from hydra.core.hydra_config import HydraConfig
 from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.core.override_parser.types import Override
@@ -33,12 +35,14 @@ log = logging.getLogger(__name__)
 # In the environment, so that jobs in processes of their own know them too.
 SWEPT = "INVERSION_SWEPT_KEYS"
 LAYERS = "INVERSION_SWEPT_LAYERS"
+LAUNCHER = "INVERSION_LAUNCHER"
+"""The process that others of this machine end with."""
 FAILED_FILE = "failed.txt"
 LOKY = "LokyProcess-"
 """Begins the names of the processes in which joblib runs jobs; their number follows."""
 
-GRACE_S = 20
-"""How long a sweep that has lost a job waits for another to begin, once none runs."""
+GRACE_S, GRACE_OF_CLUSTER_S = 20, 300
+"""How long a sweep that has lost a job waits for another to begin, once none runs; a cluster queues jobs again at leisure."""
 CLOCKS_S = 60
 """By how much the clocks of the machines that run its jobs may differ."""
 
@@ -73,7 +77,9 @@ def register_resolvers() -> None:
 
 def parse(overrides: Sequence[str]) -> list[Override]:
     """Command-line overrides as Hydra reads them. Raises hydra.errors.OverrideParseException."""
-    return OverridesParser.create().parse_overrides(list(overrides))
+    hydra = GlobalHydra.instance()
+    loader = hydra.config_loader() if hydra.is_initialized() else None  # which expands globs, as in layer=glob(conv*)
+    return OverridesParser.create(loader).parse_overrides(list(overrides))
 
 
 def own_overrides(config: DictConfig) -> list[Override]:
@@ -85,14 +91,14 @@ def announce(overrides: Sequence[Override]) -> None:
     """Tells this process and those it starts what the sweep goes over: all keys, and which layers if one of them is that."""
     swept = {override.key_or_group: override.is_sweep_override() for override in overrides}
     os.environ[SWEPT] = " ".join(key for key, is_swept in swept.items() if is_swept)
-    layers = [override for override in overrides if override.key_or_group == "layer" and override.is_choice_sweep()]
+    layers = [override for override in overrides if override.key_or_group == "layer" and override.is_discrete_sweep()]
     os.environ[LAYERS] = " ".join(layers[-1].sweep_string_iterator()) if layers else ""
 
 
 def number_of_jobs(overrides: Sequence[Override]) -> int:
-    """How many jobs the sweep has; of two overrides of one key the later counts."""
+    """How many different jobs the sweep has; of two overrides of one key the later counts."""
     swept = {override.key_or_group: override for override in overrides}
-    return prod(len(list(o.sweep_string_iterator())) for o in swept.values() if o.is_sweep_override())
+    return prod(len(set(o.sweep_string_iterator())) for o in swept.values() if o.is_sweep_override())
 
 
 def sweep_unless(key: str, overrides: Sequence[str]) -> str:
@@ -147,6 +153,7 @@ class SweepReport(Callback):
     def on_multirun_start(self, config: DictConfig, **kwargs: Any) -> None:
         overrides = [*own_overrides(config), *parse(config.hydra.overrides.task)]
         announce(overrides)
+        os.environ[LAUNCHER] = str(os.getpid())
         if config.note:
             log.info(f"Note: {config.note}")
         folder = Path(config.hydra.sweep.dir)
@@ -159,23 +166,29 @@ class SweepReport(Callback):
         _launched.append(Launch(config, number_of_jobs(overrides), time.time()))
 
     def on_multirun_end(self, config: DictConfig, **kwargs: Any) -> None:
-        os.environ.pop(SWEPT, None)
-        os.environ.pop(LAYERS, None)
         folder = Path(config.hydra.sweep.dir)
-        launch = _launched.pop()
+        if any(is_in_use(job) for job in _jobs(folder)):  # another launch of this sweep has died, but not its jobs
+            _wait_for_jobs(config)
+        self.conclude(folder)
+        if config.note:
+            log.info(f"Note     {config.note}")
+
+    def conclude(self, folder: Path, waiting: int = 0) -> None:
+        """Writes figure and table, and raises SystemExit if not all went well; `waiting` jobs haven't begun."""
+        for name in (SWEPT, LAYERS, LAUNCHER):
+            os.environ.pop(name, None)
+        _launched.clear()
         _kept.close()
-        failed = failed_jobs(folder)
-        troubles = [f"{len(failed)} of the sweep's jobs failed: {'; '.join(failed)}"] if failed else []
-        begun = sum(_began(job) >= launch.time - CLOCKS_S for job in _jobs(folder))
-        if begun < launch.jobs:
-            troubles.append(f"{launch.jobs - begun} of its {launch.jobs} jobs haven't begun")
+        troubles = []
         try:
+            if failed := failed_jobs(folder):
+                troubles.append(f"{len(failed)} of the sweep's jobs failed: {'; '.join(failed)}")
             report(folder)
         except Exception as error:  # Hydra would only warn of it, and exit with 0
             log.exception("The report failed")
             troubles.append(f"figure and table couldn't be written ({_user_sentence(error) or error})")
-        if config.note:
-            log.info(f"Note     {config.note}")
+        if waiting:
+            troubles.append(f"{waiting} of its jobs haven't begun")
         if troubles:
             raise SystemExit(f"error: {'; and '.join(troubles)}")
 
@@ -186,22 +199,30 @@ def end_of_launch(error: BaseException) -> None:
     """
     if not _launched:
         return
-    config = _launched[0].config
+    launch = _launched[0]
+    folder = Path(launch.config.hydra.sweep.dir)
+    if isinstance(error, Exception):
+        traceback.print_exception(error)
+    try:
+        if isinstance(error, Exception) or (isinstance(error, SystemExit) and error.code == 1):  # Hydra has shown that one
+            _wait_for_jobs(launch.config)
+            begun = sum(_began(job) >= launch.time - CLOCKS_S for job in _jobs(folder))
+            SweepReport().conclude(folder, max(0, launch.jobs - begun))
+    except KeyboardInterrupt as interrupt:
+        error = interrupt
     if isinstance(error, KeyboardInterrupt):
-        again = f"hydra.sweep.dir='{config.hydra.sweep.dir}'"
+        again = f"hydra.sweep.dir='{folder}'"
         print(f"Interrupted: the same command with {again} goes on with what isn't finished.", file=sys.stderr)
         raise SystemExit(143 if isinstance(error, Terminated) else 130) from None
-    if isinstance(error, SystemExit) and error.code == 1:  # Hydra has shown the launcher's error
-        _wait_for_jobs(Path(config.hydra.sweep.dir))
-        SweepReport().on_multirun_end(config)
 
 
-def _wait_for_jobs(folder: Path) -> None:
-    """Returns when no job of the sweep has run for `GRACE_S`: launchers end with the first job that they lose."""
+def _wait_for_jobs(config: DictConfig) -> None:
+    """Returns when no job of the sweep has run for a while: launchers end with the first job that they lose."""
+    grace = GRACE_OF_CLUSTER_S if "SlurmLauncher" in config.hydra.launcher._target_ else GRACE_S
     told: set[str] = set()
     idle_since = time.monotonic()
-    while time.monotonic() - idle_since < GRACE_S:
-        running = {job.name for job in _jobs(folder) if is_in_use(job)}
+    while time.monotonic() - idle_since < grace:
+        running = {job.name for job in _jobs(Path(config.hydra.sweep.dir)) if is_in_use(job)}
         if running - told:
             log.info(f"Waiting for the jobs that still run: {', '.join(sorted(running))}")
             told |= running
@@ -230,8 +251,9 @@ def _jobs(folder: Path) -> list[Path]:
 
 
 def _began(job: Path) -> float:
-    """When the job was last started, in seconds since the epoch: Hydra writes this file first."""
-    return (job / ".hydra" / "overrides.yaml").stat().st_mtime
+    """When the job was last started, in seconds since the epoch."""
+    written = job / ".hydra" / "config.yaml"
+    return written.stat().st_mtime if written.is_file() else 0
 
 
 def _is_done(job: Path) -> bool:
@@ -243,7 +265,7 @@ def _is_done(job: Path) -> bool:
 
 def _reason(job: Path) -> str:
     path = job / FAILED_FILE
-    return path.read_text().strip().splitlines()[-1] if path.is_file() else "ended without a result"
+    return (path.read_text().strip() if path.is_file() else "").rpartition("\n")[2] or "ended without a result"
 
 
 class Terminated(KeyboardInterrupt):
@@ -312,21 +334,29 @@ def _end_with_launcher() -> None:
     """
     name = "ends with its launcher"
     if multiprocessing.current_process().name.startswith(LOKY) and name not in [t.name for t in threading.enumerate()]:
-        threading.Thread(target=_end_after, args=(os.getppid(),), name=name, daemon=True).start()
+        threading.Thread(target=_end_after_launcher, name=name, daemon=True).start()
 
 
 def _follow(task: Callable[[DictConfig, Path], Any], cfg: DictConfig, folder: Path) -> None:
     """Runs the task in a process that Lightning has started beside the first, for `trainer=ddp`. It says nothing, since the
-    first one says what goes wrong for all, and ends when that one does.
+    first one says what goes wrong for all, and ends when that one does; only if that one lives on, what went wrong here alone.
     """
     logging.disable(logging.WARNING)
-    threading.Thread(target=_end_after, args=(os.getppid(),), daemon=True).start()
-    with suppress(InputError, KeyboardInterrupt, SystemExit):
+    threading.Thread(target=_end_after_launcher, daemon=True).start()
+    try:
         task(cfg, folder)
+    except (KeyboardInterrupt, SystemExit):
+        pass
+    except InputError as error:
+        time.sleep(GRACE_S)
+        print(f"error: {error}", file=sys.stderr)
+        os._exit(1)
 
 
-def _end_after(parent: int) -> None:
-    while os.getppid() == parent:
+def _end_after_launcher() -> None:
+    """Ends this process as soon as the one that `LAUNCHER` names isn't its parent any more."""
+    launcher = int(os.environ[LAUNCHER])
+    while os.getppid() == launcher:
         time.sleep(1)
     os._exit(1)
 

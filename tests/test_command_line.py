@@ -70,6 +70,8 @@ def test_impossible_values(quick, one_line, tmp_path):
         (["encoder.input_stats=mine"], "encoder.input_stats=mine"),
         (["decoder.channels=[8,8]"], "decoder.depth"),
         (["standardize=maybe"], "standardize=maybe"),
+        (["layer=fc8", "decoder.hidden=0"], "decoder.hidden=0"),
+        (["layer=fc8", "decoder.dropout=1.0"], "decoder.dropout=1.0"),
         (["optimizer.lr=-1"], "optimizer"),
         (["+optimizer.speed=3"], "optimizer"),
         ([f"data.archive={__file__}", f"data.root={tmp_path / 'data'}"], "no whole zip"),

@@ -41,11 +41,11 @@ def check_same(one, other):
     assert [[row[key] for key in told] for row in first] == [[row[key] for key in told] for row in second]
 
 
-def until(condition, seconds=200):
-    """Waits for it to come true."""
+def until(condition, seconds=200, process=None):
+    """Waits for it to come true, as long as the process goes on."""
     deadline = time.monotonic() + seconds
     while not condition():
-        assert time.monotonic() < deadline
+        assert time.monotonic() < deadline and (process is None or process.poll() is None)
         time.sleep(0.01)
 
 
@@ -58,7 +58,7 @@ def test_joblib_comes_to_what_one_process_comes_to(options, basic, tmp_path):
     folder, said = tmp_path / "out", tmp_path / "said.txt"
     arguments = [*options, "hydra/launcher=joblib", "hydra.launcher.n_jobs=2", f"hydra.sweep.dir={folder}"]
     process = start(arguments, said)
-    until(lambda: any(has_begun(folder / name) for name in JOBS))
+    until(lambda: any(has_begun(folder / name) for name in JOBS), process=process)
     process.kill()
     until(lambda: not any(is_in_use(folder / name) for name in JOBS), 10)
     assert not all((folder / name / "metrics.json").is_file() for name in JOBS)
@@ -82,7 +82,7 @@ def test_jobs_that_submitit_starts_are_queued_again_or_gone_on_with(options, bas
     process = start([*options, *launcher], said)
     waiting = dict(zip(JOBS, (signal.SIGKILL, signal.SIGUSR2), strict=True))
     while waiting:  # each after its first epoch, whichever comes there first
-        until(lambda: any(has_begun(folder / name) for name in waiting))
+        until(lambda: any(has_begun(folder / name) for name in waiting), process=process)
         for name in [name for name in waiting if has_begun(folder / name)]:
             send(waiting.pop(name), folder, name)
     assert process.wait(240) == 1, said.read_text()
@@ -93,6 +93,24 @@ def test_jobs_that_submitit_starts_are_queued_again_or_gone_on_with(options, bas
     assert start([*options, *launcher], said).wait(240) == 0, said.read_text()
     assert "Going on from" in (folder / JOBS[0] / "train.log").read_text()
     check_same(basic, folder)
+
+
+def test_a_sweep_over_a_glob_has_its_report(quick, tmp_path):
+    folder = tmp_path / "out"
+    arguments = ["-m", "layer=glob(fc*,exclude=fc7)", *quick, "trainer.max_epochs=1", "decoder.channels=[8,8]", "decoder.depth=[0,0]"]
+    assert run_train(*arguments, f"hydra.sweep.dir={folder}") == Outcome(0, "")
+    assert [row["run"] for row in csv.DictReader((folder / "metrics.csv").open())] == ["fc6", "fc8"]
+
+
+def test_what_became_of_jobs_in_a_sweeps_folder(tmp_path):
+    for name, said in {"broken": "a\nreason\n", "empty": "", "killed": None}.items():
+        (tmp_path / name / ".hydra").mkdir(parents=True)
+        if said is not None:
+            (tmp_path / name / sweeps.FAILED_FILE).write_text(said)
+    silent = "ended without a result"
+    assert sweeps.failed_jobs(tmp_path) == ["broken (reason)", f"empty ({silent})", f"killed ({silent})"]
+    with pytest.raises(SystemExit, match=r"3 of the sweep's jobs failed: .*; and 2 of its jobs haven't begun"):
+        sweeps.SweepReport().conclude(tmp_path, waiting=2)
 
 
 def test_the_report_afterwards_is_the_sweeps(basic, tmp_path):
@@ -126,6 +144,7 @@ def test_each_of_joblibs_processes_has_a_gpu_of_its_own(monkeypatch, process, gp
         (["layer=conv2,conv5,fc6,fc8", "data.seed=range(3)", "decoder.depth=[1,1]"], 12),
         (["layer=conv2,conv5,fc6,fc8", "layer=fc8"], 1),
         (["optimizer.lr=choice(1e-3,2e-3)", "seed=1,2"], 4),
+        (["seed=1,1,2"], 2),
     ],
 )
 def test_a_sweep_knows_how_many_jobs_it_has(overrides, jobs):

@@ -49,3 +49,45 @@ def test_features_that_are_all_dead_keep_their_scale():
     standardize = Standardize((3,))
     standardize.fit([torch.full((4, 3), 2.5)])
     assert torch.equal(standardize.std, torch.ones(3))
+
+
+def test_whitened_units_are_uncorrelated_and_stay_near_themselves():
+    mixing = torch.tensor([[3.0, 0.1, 0.0], [3.0, 0.0, 0.3], [3.0, 0.5, -1.0]])
+    features = 2 + torch.randn(4000, 3) @ mixing.T
+    standardize = Standardize((3,), whiten=True)
+    standardize.fit(features.split(700))
+    result = standardize(features)
+    found = torch.cov(result.T)
+    directions = torch.linalg.eigh(torch.corrcoef(features.T))
+    shrunk = directions.eigenvalues / (directions.eigenvalues + 0.01)
+    wanted = directions.eigenvectors @ torch.diag(shrunk) @ directions.eigenvectors.T
+    assert torch.allclose(found, wanted, atol=1e-2)
+    assert torch.allclose(standardize.whitening, standardize.whitening.T, atol=1e-5)
+
+
+def test_maps_are_whitened_per_channel():
+    features = torch.randn(40, 2, 5, 5)
+    features[:, 1] += 2 * features[:, 0]
+    standardize = Standardize((2, 5, 5), whiten=True)
+    standardize.fit([features])
+    result = standardize(features).transpose(0, 1).flatten(1)
+    assert standardize(features).shape == features.shape
+    assert abs(float(torch.corrcoef(features.transpose(0, 1).flatten(1))[0, 1])) > 0.8
+    assert torch.allclose(torch.cov(result), torch.eye(2), atol=0.1)
+
+
+def test_whitening_is_computed_in_float32_whatever_the_precision():
+    standardize = Standardize((4,), whiten=True)
+    standardize.fit([torch.randn(50, 4)])
+    features = torch.randn(3, 4)
+    plain = standardize(features)
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        assert torch.equal(standardize(features), plain)
+
+
+def test_a_dead_unit_does_not_spoil_the_whitening():
+    features = torch.randn(60, 3)
+    features[:, 1] = 3.7
+    standardize = Standardize((3,), whiten=True)
+    standardize.fit([features])
+    assert torch.allclose(standardize(features)[:, 1], torch.zeros(60), atol=1e-4)
