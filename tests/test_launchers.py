@@ -97,8 +97,8 @@ def test_jobs_that_submitit_starts_are_queued_again_or_gone_on_with(options, bas
 
 def test_a_sweep_over_a_glob_has_its_report(quick, tmp_path):
     folder = tmp_path / "out"
-    arguments = ["-m", "layer=glob(fc*,exclude=fc7)", *quick, "trainer.max_epochs=1", "decoder.channels=[8,8]", "decoder.depth=[0,0]"]
-    assert run_train(*arguments, f"hydra.sweep.dir={folder}") == Outcome(0, "")
+    small = ["trainer.max_epochs=1", "decoder.channels=[8,8]", "decoder.depth=[0,0]"]
+    assert run_train("-m", "layer=glob(fc*,exclude=fc7)", *quick, *small, f"hydra.sweep.dir={folder}") == Outcome(0, "")
     assert [row["run"] for row in csv.DictReader((folder / "metrics.csv").open())] == ["fc6", "fc8"]
 
 
