@@ -155,8 +155,8 @@ def build_scorer(config: DictConfig, device: torch.device) -> Trainer:
 
 
 def build_standardize(option: bool | str, decoder: Decoder, encoder: Encoder) -> Standardize | nn.Identity:
-    """What features pass through before the decoder. `auto` standardises unless a published decoder meets trained weights, and
-    whitens where the decoder asks for it.
+    """What features pass through before the decoder. Of trained weights, `auto` does with them what the decoder asks for. Those
+    of untrained ones it standardises: nearly all that varies in them is one direction, and whitening the rest makes it noise.
 
     Raises:
         InputError: no such option.
@@ -164,7 +164,7 @@ def build_standardize(option: bool | str, decoder: Decoder, encoder: Encoder) ->
     if option not in (True, False, "auto", "whiten"):
         raise InputError(f"standardize={option} must be auto, true, false or whiten.")
     if option == "auto":
-        option = decoder.standardized or not encoder.is_trained
+        option = decoder.standardized if encoder.is_trained else True
     return Standardize(encoder.feature_shape, whiten=option == "whiten") if option else nn.Identity()
 
 

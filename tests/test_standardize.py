@@ -1,5 +1,9 @@
+from types import SimpleNamespace
+
+import pytest
 import torch
 
+from inversion.building import build_standardize
 from inversion.standardize import Standardize
 
 
@@ -91,3 +95,23 @@ def test_a_dead_unit_does_not_spoil_the_whitening():
     standardize = Standardize((3,), whiten=True)
     standardize.fit([features])
     assert torch.allclose(standardize(features)[:, 1], torch.zeros(60), atol=1e-4)
+
+
+@pytest.mark.parametrize(
+    ("option", "wanted", "is_trained", "result"),
+    [
+        ("auto", "whiten", True, "whiten"),
+        ("auto", "whiten", False, True),  # its features vary in one direction, and little else but rounding
+        ("auto", False, True, False),
+        ("auto", False, False, True),
+        ("auto", True, True, True),
+        (False, "whiten", True, False),
+        (True, "whiten", True, True),
+        ("whiten", False, False, "whiten"),
+    ],
+)
+def test_what_features_pass_through(option, wanted, is_trained, result):
+    encoder = SimpleNamespace(feature_shape=(5,), is_trained=is_trained)
+    built = build_standardize(option, SimpleNamespace(standardized=wanted), encoder)
+    assert isinstance(built, Standardize) is bool(result)
+    assert getattr(built, "whiten", False) is (result == "whiten")
