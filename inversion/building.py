@@ -155,8 +155,8 @@ def build_scorer(config: DictConfig, device: torch.device) -> Trainer:
 
 
 def build_standardize(option: bool | str, decoder: Decoder, encoder: Encoder) -> Standardize | nn.Identity:
-    """What features pass through before the decoder. Of trained weights, `auto` does with them what the decoder asks for. Those
-    of untrained ones it standardises: nearly all that varies in them is one direction, and whitening the rest makes it noise.
+    """What features pass through before the decoder. Of trained weights, `auto` does what the decoder asks for. Those of
+    untrained ones it standardises: nearly all that varies in them is one direction, and whitened the rest is noise.
 
     Raises:
         InputError: no such option.
