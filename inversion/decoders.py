@@ -1,13 +1,15 @@
 """Decoders: from one layer's features back to the image.
 
 Every decoder is built with `(feature_shape, native_size, output_size)` and its own options. Its `draw` takes features
-(B, *feature_shape) and gives images at its working size, linear, meant to lie in [-1, 1]: they are what is trained. Called, it
-clamps and resizes them to (B, 3, output_size, output_size): that is what is scored and shown.
+(B, *feature_shape) and gives images at its working size, linear, meant to lie in [-1, 1]. Called, it clamps and resizes them
+to (B, 3, output_size, output_size): that is what is scored and shown. What is trained are its `drawings`: that image alone, or
+those that it is the mean of.
 """
 
 import math
 from collections.abc import Sequence
 
+import torch
 from torch import Tensor, nn
 
 from inversion import pixels
@@ -39,6 +41,10 @@ class Decoder(nn.Module):
     def draw(self, features: Tensor) -> Tensor:
         """Features (B, *feature_shape) -> images (B, 3, s, s) at the decoder's working size s."""
         raise NotImplementedError
+
+    def drawings(self, features: Tensor) -> list[Tensor]:
+        """The images whose mean `draw` gives, each (B, 3, s, s); each has a loss of its own in training."""
+        return [self.draw(features)]
 
     def forward(self, features: Tensor) -> Tensor:
         """Features (B, *feature_shape) -> images (B, 3, output_size, output_size), as they are scored and shown: within
@@ -123,6 +129,10 @@ class CompactDecoder(Decoder):
     LeakyReLU); between sizes a 1x1 convolution changes the channels and a bilinear resize the side. The last convolution, at
     `native_size`, is linear.
 
+    Several such networks can be trained side by side, each by itself, and their images' mean taken: they differ where the
+    training images leave a choice, and the mean is nearer to the image than each (Hansen and Salamon 1990, doi
+    10.1109/34.58871).
+
     Args:
         channels: one width per size, smallest size first. The last size is `native_size`; those before it lie evenly, on a
             logarithmic scale, between that of the features and half of `native_size`: five widths, a vector and 64 pixels
@@ -134,6 +144,7 @@ class CompactDecoder(Decoder):
         depth: residual convolutions at each size; 0 for none.
         kernel: side of all kernels but the 1x1 ones', odd.
         slope: LeakyReLU's negative slope.
+        members: number of networks.
     """
 
     def __init__(
@@ -150,6 +161,7 @@ class CompactDecoder(Decoder):
         depth: Sequence[int],
         kernel: int = 3,
         slope: float = 0.2,
+        members: int = 1,
     ) -> None:
         super().__init__(feature_shape, native_size, output_size)
         check_widths("decoder.channels", channels)
@@ -159,6 +171,8 @@ class CompactDecoder(Decoder):
         self.standardized = "whiten" if whiten else True
         if not isinstance(hidden, int) or hidden < 1:
             raise InputError(f"decoder.hidden={hidden} must be a whole number, at least 1.")
+        if not isinstance(members, int) or members < 1:
+            raise InputError(f"decoder.members={members} must be a whole number, at least 1.")
         if not 0 <= dropout < 1:
             raise InputError(f"decoder.dropout={dropout} must lie in [0, 1).")
         if len(depth) != len(channels) or not all(isinstance(number, int) and number >= 0 for number in depth):
@@ -191,8 +205,20 @@ class CompactDecoder(Decoder):
             for width, n in zip(channels, depth, strict=True)
         )
         self.leave = nn.Sequential(nn.LeakyReLU(slope), nn.Conv2d(channels[-1], 3, kernel, padding=kernel // 2))
+        own = {"channels": channels, "bottleneck": bottleneck, "hidden": hidden, "dropout": dropout, "depth": depth}
+        self.others = nn.ModuleList(
+            CompactDecoder(feature_shape, native_size, output_size, **own, kernel=kernel, slope=slope)
+            for _ in range(members - 1)
+        )
 
     def draw(self, features: Tensor) -> Tensor:
+        return torch.stack(self.drawings(features)).mean(0, dtype=torch.float32)
+
+    def drawings(self, features: Tensor) -> list[Tensor]:
+        """One of each network."""
+        return [self._draw(features), *(other.draw(features) for other in self.others)]
+
+    def _draw(self, features: Tensor) -> Tensor:
         x = self.enter(features)
         for size, change, refine in zip(self.sizes, self.change, self.refine, strict=True):
             x = refine(pixels.resize(change(x), size))

@@ -78,26 +78,28 @@ class InversionModule(LightningModule):
             return batch.features.float()
         return self.encoder(pixels.resize(batch.images, pixels.INPUT_SIZE))
 
-    def _step(self, batch: Batch, stage: str) -> tuple[Tensor, Tensor]:
-        target = batch.images
-        drawn = self.decoder.draw(self.standardize(self._features(batch))).float()
+    def _loss(self, drawn: Tensor, target: Tensor) -> Tensor:
         if not len(target):  # DDP may leave no share of a last batch; gradients of zero take part in its sums
-            loss = drawn.sum()
-        elif getattr(self.loss, "resizes", False):
-            loss = self.loss(drawn, target)
-        else:
-            loss = self.loss(pixels.resize(drawn, pixels.INPUT_SIZE), pixels.resize(target, pixels.INPUT_SIZE))
-        self.log(f"{stage}/loss", loss, on_step=False, on_epoch=True, prog_bar=True, batch_size=len(target), sync_dist=True)
-        return loss, drawn
+            return drawn.sum()
+        if getattr(self.loss, "resizes", False):
+            return self.loss(drawn, target)
+        return self.loss(pixels.resize(drawn, pixels.INPUT_SIZE), pixels.resize(target, pixels.INPUT_SIZE))
+
+    def _log_loss(self, stage: str, loss: Tensor, batch: Batch) -> None:
+        number = len(batch.images)
+        self.log(f"{stage}/loss", loss, on_step=False, on_epoch=True, prog_bar=True, batch_size=number, sync_dist=True)
 
     def training_step(self, batch: Batch, batch_idx: int) -> Tensor:
-        loss, _ = self._step(batch, "train")
+        drawings = self.decoder.drawings(self.standardize(self._features(batch)))
+        loss = torch.stack([self._loss(drawn.float(), batch.images) for drawn in drawings]).mean()
+        self._log_loss("train", loss, batch)
         if distributed.is_available() and distributed.is_initialized():  # DDP takes the mean over shares, which may differ
             loss = loss * self.trainer.datamodule.weight_of_share(len(batch.images), batch_idx)  # type: ignore[attr-defined]
         return loss
 
     def validation_step(self, batch: Batch, batch_idx: int) -> None:
-        _, drawn = self._step(batch, "val")
+        drawn = self.decoder.draw(self.standardize(self._features(batch))).float()
+        self._log_loss("val", self._loss(drawn, batch.images), batch)
         self.val_metrics.update(mean_squared_errors(drawn, batch.images))
         self.log_dict(self.val_metrics, on_step=False, on_epoch=True, batch_size=len(batch.images))
 

@@ -25,7 +25,7 @@ def test_every_layer_gives_a_linear_image_of_the_inputs_size(name, layer):
     with torch.no_grad():
         image = decoder(torch.randn(2, *TAPS[layer].shape))
     assert image.shape == (2, 3, 227, 227)
-    last = list(decoder.modules())[-1]
+    last = [module for module in decoder.modules() if not isinstance(module, nn.ModuleList)][-1]
     assert isinstance(last, nn.Conv2d | nn.ConvTranspose2d)
 
 
@@ -83,6 +83,19 @@ def test_kernels_of_any_odd_side_keep_the_sizes(kernels, decoder):
     assert drawn.shape == (1, 3, *[64 if isinstance(built, CompactDecoder) else 8] * 2)
 
 
+def test_members_are_networks_of_their_own_whose_mean_is_drawn():
+    options = {"channels": [8, 4], "depth": [1, 1]}
+    torch.manual_seed(0)
+    three = CompactDecoder((8, 4, 4), 64, 227, **options, members=3)
+    torch.manual_seed(0)
+    alone = [CompactDecoder((8, 4, 4), 64, 227, **options) for _ in range(3)]
+    features = torch.randn(2, 8, 4, 4)
+    drawings = three.drawings(features)
+    for drawn, one in zip(drawings, alone, strict=True):
+        torch.testing.assert_close(drawn, one.draw(features))
+    torch.testing.assert_close(three.draw(features), torch.stack(drawings).mean(0))
+
+
 def checkers(images):
     """Energy at the finest checkerboards (period 2 along either axis) over that of the frequencies beside them."""
     spectrum = torch.fft.fft2(images - images.mean((-2, -1), keepdim=True)).abs().square().mean((0, 1))
@@ -124,6 +137,7 @@ def test_working_sizes(first, last, number, sizes):
         (lambda: CompactDecoder((8, 4, 4), 64, 227, channels=[8, 8], depth=[1]), "decoder.depth"),
         (lambda: CompactDecoder((8, 4, 4), 64, 227, channels=[], depth=[]), "decoder.channels"),
         (lambda: CompactDecoder((8,), 64, 227, channels=[8], depth=[1]), "decoder.bottleneck"),
+        (lambda: CompactDecoder((8, 4, 4), 64, 227, channels=[8], depth=[1], members=0), "decoder.members=0"),
         (lambda: CompactDecoder((8, 4, 4), 64, 227, channels=[8], depth=[1], bottleneck=3), "decoder.bottleneck"),
         (lambda: CompactDecoder((8, 4, 4), 64, 227, channels=[8], depth=[1], slope=1.5), "decoder.slope"),
         (lambda: CompactDecoder((8, 4, 4), 64, 227, channels=8, depth=[1]), "decoder.channels=8 must be a list"),

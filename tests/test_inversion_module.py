@@ -7,6 +7,7 @@ from torch import nn
 
 from inversion import pixels
 from inversion.alexnet import Encoder
+from inversion.batches import Batch
 from inversion.datamodule import TinyImageNet
 from inversion.decoders import CompactDecoder
 from inversion.inversion_module import InversionModule
@@ -76,6 +77,19 @@ def test_one_batch_can_be_overfitted(encoder, made_root):
         optimizer.step()
     variance = (images - images.mean(0)).square().mean()
     assert loss < 0.1 * variance
+
+
+def test_each_member_has_a_loss_of_its_own(encoder):
+    """As if it were trained alone: the loss of their mean would give all of them the same errors to mend."""
+    torch.manual_seed(0)
+    decoder = CompactDecoder(encoder.feature_shape, 64, 227, channels=[32, 8], depth=[1, 0], members=2)
+    model = make(encoder)
+    model.decoder, model.log = decoder, lambda *args, **kwargs: None
+    batch = Batch(torch.rand(4, 3, 64, 64), torch.randn(4, *encoder.feature_shape), torch.zeros(4))
+    loss = model.training_step(batch, 0)
+    losses = [model.loss(drawn, batch.images) for drawn in decoder.drawings(batch.features)]
+    torch.testing.assert_close(loss, torch.stack(losses).mean())
+    assert loss > 1.05 * model.loss(decoder.draw(batch.features), batch.images)
 
 
 def test_only_the_decoder_learns_and_the_encoder_stays_in_eval(encoder, made_root):
