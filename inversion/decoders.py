@@ -8,6 +8,7 @@ those that it is the mean of.
 
 import math
 from collections.abc import Sequence
+from typing import Any, cast
 
 import torch
 from torch import Tensor, nn
@@ -205,7 +206,13 @@ class CompactDecoder(Decoder):
             for width, n in zip(channels, depth, strict=True)
         )
         self.leave = nn.Sequential(nn.LeakyReLU(slope), nn.Conv2d(channels[-1], 3, kernel, padding=kernel // 2))
-        own = {"channels": channels, "bottleneck": bottleneck, "hidden": hidden, "dropout": dropout, "depth": depth}
+        own: dict[str, Any] = {
+            "channels": channels,
+            "bottleneck": bottleneck,
+            "hidden": hidden,
+            "dropout": dropout,
+            "depth": depth,
+        }
         self.others = nn.ModuleList(
             CompactDecoder(feature_shape, native_size, output_size, **own, kernel=kernel, slope=slope)
             for _ in range(members - 1)
@@ -216,7 +223,8 @@ class CompactDecoder(Decoder):
 
     def drawings(self, features: Tensor) -> list[Tensor]:
         """One of each network."""
-        return [self._draw(features), *(other.draw(features) for other in self.others)]
+        networks = cast(list[CompactDecoder], [self, *self.others])
+        return [network._draw(features) for network in networks]
 
     def _draw(self, features: Tensor) -> Tensor:
         x = self.enter(features)
