@@ -8,7 +8,8 @@ import sys
 import pytest
 from conftest import Outcome
 
-from experiments.benchmark import SIDES, STAGES, command, project, shares
+from experiments.benchmark import SIDES, command, project, shares
+from inversion.timing import STAGES
 
 
 @pytest.fixture
