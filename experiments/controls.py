@@ -14,6 +14,7 @@ import shlex
 import subprocess
 import sys
 import warnings
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -70,8 +71,8 @@ class Autoencoder(InversionModule):
         return LightningModule.load_state_dict(self, state_dict, strict=strict, assign=assign)
 
 
-def options_of(run: Path, cfg: DictConfig, folder: Path) -> list[str]:
-    """What `train.py` was told for a run, and what is different here.
+def training_options(run: Path) -> list[str]:
+    """What `train.py` was told for a run.
 
     Raises:
         InputError: the run's folder no longer says.
@@ -79,8 +80,23 @@ def options_of(run: Path, cfg: DictConfig, folder: Path) -> list[str]:
     path = run / ".hydra" / "overrides.yaml"
     if not path.is_file():
         raise InputError(f"{path} is missing, which says how the run was trained: give a run's whole folder.")
+    return list(OmegaConf.load(path))
+
+
+def check_repeatable(run: Path, record: Mapping[str, Any]) -> None:
+    """Raises InputError where a run's options no longer mean what they did when it was trained, since defaults have changed:
+    what is trained here would be another recipe.
+    """
+    now = compose("config", training_options(run))
+    decisive = [key for key in checkpoints.DECISIVE if key != "trainer.precision"]  # `auto` here, what it came to there
+    if difference := checkpoints.first_difference(record["config"], now, decisive):
+        raise InputError(f"{run} was trained with {difference}, as its options mean today: train it anew to compare with it.")
+
+
+def options_of(run: Path, cfg: DictConfig, folder: Path) -> list[str]:
+    """What `train.py` was told for a run, and what is different here."""
     epochs = [] if cfg.epochs is None else [f"trainer.max_epochs={cfg.epochs}"]
-    return [*OmegaConf.load(path), "test=false", *epochs, f"hydra.run.dir='{folder}'"]
+    return [*training_options(run), "test=false", *epochs, f"hydra.run.dir='{folder}'"]
 
 
 def train_again(run: Path, cfg: DictConfig, folder: Path, *different: str) -> trained.TrainedRun:
@@ -176,7 +192,7 @@ def controls(cfg: DictConfig, folder: Path) -> None:
     """Writes `controls.png` (pictures), `controls_scores.png` and their tables into the folder.
 
     Raises:
-        InputError: fewer than one epoch.
+        InputError: fewer than one epoch; a run whose recipe can't be repeated.
     """
     if cfg.epochs is not None and cfg.epochs < 1:
         raise InputError(f"epochs={cfg.epochs} must be at least 1, or null for as many as the runs had.")
@@ -185,6 +201,8 @@ def controls(cfg: DictConfig, folder: Path) -> None:
     warnings.filterwarnings("ignore", message=".*exists and is not empty.*")
     warnings.filterwarnings("ignore", message=".*isinstance.treespec, LeafSpec.*")
     study = Study(cfg)
+    for title, run in study.runs.items():
+        check_repeatable(study.folders[title], run.record)
     _, shown = study.samples(cfg.shown)
     truth, mean = study.truth(), study.mean_image()
     rows: list[dict[str, Any]] = []

@@ -148,14 +148,21 @@ def check_goes_on(path: Path, now: Mapping[str, Any], decisive: Sequence[str] = 
     content = read(path)
     before = content[RECORD]
     advice = "give another hydra.run.dir (hydra.sweep.dir for a sweep), or delete that folder to start anew"
-    for key in decisive:
-        then, here = (OmegaConf.select(OmegaConf.create(r["config"]), key) for r in (before, now))
-        if then != here:
-            raise InputError(f"{path.parents[1]} holds a run with {_difference(key, then, here)}: {advice}.")
+    if difference := first_difference(before["config"], now["config"], decisive):
+        raise InputError(f"{path.parents[1]} holds a run with {difference}: {advice}.")
     for key, name in (("split", "another draw of images"), ("encoder", "other encoder weights")):
         if before[key] != now[key]:
             raise InputError(f"{path.parents[1]} holds a run with {name}: {advice}.")
     return content
+
+
+def first_difference(before: Any, now: Any, decisive: Sequence[str]) -> str | None:
+    """The first of these options in which two configs (containers or DictConfigs) differ, as in `seed=0, not 1`; or None."""
+    for key in decisive:
+        then, here = (OmegaConf.select(OmegaConf.create(config), key) for config in (before, now))
+        if then != here:
+            return _difference(key, then, here)
+    return None
 
 
 def _difference(key: str, then: Any, here: Any) -> str:

@@ -2,6 +2,7 @@
 
 import csv
 import math
+import shutil
 
 import pytest
 import torch
@@ -321,6 +322,17 @@ def test_controls_train_what_they_compare_and_go_on(sweep, tmp_path):
     before = (tmp_path / "fc8" / "autoencoder" / "checkpoints" / "last.ckpt").stat().st_mtime_ns
     assert run_experiment("controls", *options) == Outcome(0, "")
     assert (tmp_path / "fc8" / "autoencoder" / "checkpoints" / "last.ckpt").stat().st_mtime_ns == before
+
+
+def test_controls_refuse_a_run_whose_options_have_come_to_mean_something_else(sweep, tmp_path, one_line):
+    """The record is what counts: a default that has changed since is as good as an option that has."""
+    run = tmp_path / "fc8"
+    shutil.copytree(sweep / "fc8", run)
+    options = run / ".hydra" / "overrides.yaml"
+    options.write_text(options.read_text() + "- optimizer.lr=0.5\n")
+    outcome = run_experiment("controls", f"runs={run}", "epochs=1", f"hydra.run.dir={tmp_path / 'controls'}")
+    assert outcome.code == 1 and "optimizer.lr=0.002, not 0.5" in one_line(outcome.said)
+    assert not list((tmp_path / "controls").rglob("*.ckpt"))
 
 
 # each on a small sweep
