@@ -21,9 +21,11 @@ from typing import Any
 import lightning
 import torch
 from hydra import compose
+from hydra.errors import HydraException
 from lightning import LightningModule
 from matplotlib.figure import Figure
 from omegaconf import DictConfig, OmegaConf
+from omegaconf.errors import OmegaConfBaseException
 from torch import Tensor
 from torch.nn import Identity
 from tqdm import tqdm
@@ -39,6 +41,8 @@ from inversion.study import BATCH, Study, image_scores, new_figure, publish
 
 log = logging.getLogger(__name__)
 
+IMAGES = ("data.classes", "data.val_per_class", "data.seed")
+"""Options that say which images a run was trained with."""
 COLOURS = {
     "Decoder": "#0072B2",
     "Untrained encoder": "#E69F00",
@@ -83,12 +87,16 @@ def training_options(run: Path) -> list[str]:
     return list(OmegaConf.load(path))
 
 
-def check_repeatable(run: Path, record: Mapping[str, Any]) -> None:
+def check_repeatable(run: Path, record: Mapping[str, Any], same_epochs: bool) -> None:
     """Raises InputError where a run's options no longer mean what they did when it was trained, since defaults have changed:
     what is trained here would be another recipe.
     """
-    now = compose("config", training_options(run))
-    decisive = [key for key in checkpoints.DECISIVE if key != "trainer.precision"]  # `auto` here, what it came to there
+    decisive = [key for key in (*checkpoints.DECISIVE, *IMAGES) if key != "trainer.precision"]  # here `auto`
+    decisive += ["trainer.max_epochs"] if same_epochs else []
+    try:
+        now = compose("config", training_options(run))
+    except (HydraException, OmegaConfBaseException) as error:
+        raise InputError(f"{run} has options that are no longer there: train it anew to compare with it.") from error
     if difference := checkpoints.first_difference(record["config"], now, decisive):
         raise InputError(f"{run} was trained with {difference}, as its options mean today: train it anew to compare with it.")
 
@@ -202,7 +210,7 @@ def controls(cfg: DictConfig, folder: Path) -> None:
     warnings.filterwarnings("ignore", message=".*isinstance.treespec, LeafSpec.*")
     study = Study(cfg)
     for title, run in study.runs.items():
-        check_repeatable(study.folders[title], run.record)
+        check_repeatable(study.folders[title], run.record, same_epochs=cfg.epochs is None)
     _, shown = study.samples(cfg.shown)
     truth, mean = study.truth(), study.mean_image()
     rows: list[dict[str, Any]] = []

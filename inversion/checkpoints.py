@@ -168,5 +168,5 @@ def first_difference(before: Any, now: Any, decisive: Sequence[str]) -> str | No
 def _difference(key: str, then: Any, here: Any) -> str:
     if isinstance(then, DictConfig) and isinstance(here, DictConfig):
         odd = next(k for k in [*then, *here] if then.get(k, "left out") != here.get(k, "left out"))
-        return _difference(f"{key}.{odd}", then.get(odd), here.get(odd))
+        return _difference(f"{key}.{odd}", then.get(odd, "left out"), here.get(odd, "left out"))
     return f"{key}={then}, not {here}"

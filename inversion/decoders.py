@@ -44,7 +44,7 @@ class Decoder(nn.Module):
         raise NotImplementedError
 
     def drawings(self, features: Tensor) -> list[Tensor]:
-        """The images whose mean `draw` gives, each (B, 3, s, s); each has a loss of its own in training."""
+        """The images whose mean `draw` gives, each (B, 3, s, s); what is trained on is the mean of their losses."""
         return [self.draw(features)]
 
     def forward(self, features: Tensor) -> Tensor:
@@ -130,9 +130,9 @@ class CompactDecoder(Decoder):
     LeakyReLU); between sizes a 1x1 convolution changes the channels and a bilinear resize the side. The last convolution, at
     `native_size`, is linear.
 
-    Several such networks can be trained side by side, each by itself, and their images' mean taken: they differ where the
-    training images leave a choice, and the mean is nearer to the image than each (Hansen and Salamon 1990, doi
-    10.1109/34.58871).
+    Several such networks can be trained side by side, on the mean of their losses, and the mean of their images is drawn: they
+    differ where the training images leave a choice, and the squared error of the mean is at most the mean of theirs (Hansen
+    and Salamon 1990, doi 10.1109/34.58871).
 
     Args:
         channels: one width per size, smallest size first. The last size is `native_size`; those before it lie evenly, on a

@@ -17,6 +17,7 @@ from torch.utils.data import BatchSampler, SequentialSampler
 from inversion.alexnet import Encoder
 from inversion.batch_norm import BatchNorm
 from inversion.batches import Batch, Shares
+from inversion.decoders import CompactDecoder
 
 SGD = ["optimizer._target_=torch.optim.SGD", "~optimizer.betas", "optimizer.lr=0.1"]
 """Adam's first steps are as long where a gradient is nothing but rounding."""
@@ -141,11 +142,13 @@ def test_moments_are_those_of_all_shares(sizes, tmp_path):
             torch.testing.assert_close(found[i], expected, rtol=1e-4, atol=1e-5)
 
 
-def test_an_empty_share_moves_no_weight():
+@pytest.mark.parametrize("members", [1, 2])
+def test_an_empty_share_moves_no_weight(members):
     model = make(Encoder("conv5", "random"))
+    model.decoder = CompactDecoder((256, 6, 6), 64, 227, channels=[8, 4], depth=[1, 0], members=members)
     batch = Batch(torch.zeros(0, 3, 64, 64), torch.zeros(0, 256, 6, 6), torch.zeros(0))
     model.eval()  # without the other processes, there are no moments to normalise by
     model.log = lambda *arguments, **options: None
-    loss, _ = model._step(batch, "train")
+    loss = model.training_step(batch, 0)
     loss.backward()
     assert loss == 0 and all(not parameter.grad.any() for parameter in model.decoder.parameters())

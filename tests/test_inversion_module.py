@@ -80,7 +80,7 @@ def test_one_batch_can_be_overfitted(encoder, made_root):
 
 
 def test_each_member_has_a_loss_of_its_own(encoder):
-    """As if it were trained alone: the loss of their mean would give all of them the same errors to mend."""
+    """The loss of their mean would give all of them the same errors to mend."""
     torch.manual_seed(0)
     decoder = CompactDecoder(encoder.feature_shape, 64, 227, channels=[32, 8], depth=[1, 0], members=2)
     model = make(encoder)

@@ -324,14 +324,23 @@ def test_controls_train_what_they_compare_and_go_on(sweep, tmp_path):
     assert (tmp_path / "fc8" / "autoencoder" / "checkpoints" / "last.ckpt").stat().st_mtime_ns == before
 
 
-def test_controls_refuse_a_run_whose_options_have_come_to_mean_something_else(sweep, tmp_path, one_line):
+@pytest.mark.parametrize(
+    ("option", "expected"),
+    [
+        ("optimizer.lr=0.5", "optimizer.lr=0.002, not 0.5"),
+        ("data.seed=7", "data.seed=0, not 7"),
+        ("+optimizer.gone=1", "optimizer.gone=left out, not 1"),
+        ("decoder.gone=1", "has options that are no longer there"),
+    ],
+)
+def test_controls_refuse_a_run_whose_options_have_come_to_mean_something_else(sweep, tmp_path, one_line, option, expected):
     """The record is what counts: a default that has changed since is as good as an option that has."""
     run = tmp_path / "fc8"
     shutil.copytree(sweep / "fc8", run)
     options = run / ".hydra" / "overrides.yaml"
-    options.write_text(options.read_text() + "- optimizer.lr=0.5\n")
+    options.write_text(options.read_text() + f"- {option}\n")
     outcome = run_experiment("controls", f"runs={run}", "epochs=1", f"hydra.run.dir={tmp_path / 'controls'}")
-    assert outcome.code == 1 and "optimizer.lr=0.002, not 0.5" in one_line(outcome.said)
+    assert outcome.code == 1 and expected in one_line(outcome.said)
     assert not list((tmp_path / "controls").rglob("*.ckpt"))
 
 
