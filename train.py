@@ -39,11 +39,10 @@ def train(cfg: DictConfig, folder: Path) -> dict[str, Any] | None:
     from inversion.building import (
         build,
         build_logger,
+        build_module,
         build_scorer,
-        build_standardize,
         build_trainer,
         check_disk_space,
-        check_optimizer,
     )
     from inversion.callbacks import reconstruct
     from inversion.evaluation import evaluate
@@ -84,26 +83,10 @@ def train(cfg: DictConfig, folder: Path) -> dict[str, Any] | None:
     datamodule.setup("fit")
     if cfg.test:  # a broken test image is better found now than after the training
         datamodule.images("test")
-    decoder = build(
-        "decoder",
-        cfg.decoder,
-        feature_shape=encoder.feature_shape,
-        native_size=datamodule.native_size,
-        output_size=pixels.INPUT_SIZE,
-    )
-    standardize = build_standardize(cfg.standardize, decoder, encoder)
-    model = InversionModule(
-        encoder,
-        decoder,
-        loss=build("loss", cfg.loss),
-        optimizer=build("optimizer", cfg.optimizer),
-        scheduler=build("scheduler", cfg.scheduler),
-        standardize=standardize,
-        record=record,
-    )
+    model = build_module(InversionModule, cfg, encoder, datamodule.native_size, record)
+    decoder, standardize = model.decoder, model.standardize
     if going_on:
         checkpoints.check_fits(last, going_on, model)
-    check_optimizer(model)
     check_disk_space(folder, decoder)
     parameters = sum(parameter.numel() for parameter in decoder.parameters())
     split = datamodule.split

@@ -91,6 +91,13 @@ def project(
     return costs | {"sum": sum(costs.values())}
 
 
+def with_decoder(cfg: DictConfig, decoder: DictConfig) -> DictConfig:
+    """The config with another decoder, none of whose options are left of the former."""
+    changed: DictConfig = OmegaConf.merge(cfg)  # type: ignore[assignment]
+    changed.decoder = decoder
+    return changed
+
+
 def measure(cfg: DictConfig, scratch: Path) -> dict[str, Any]:
     """All that `benchmark.json` holds; the names of times end with their unit."""
     published = {layer: compose("config", [f"layer={layer}", "experiment=published"]) for layer in cfg.layers}
@@ -135,11 +142,11 @@ def measure(cfg: DictConfig, scratch: Path) -> dict[str, Any]:
                 torch.cuda.empty_cache()
                 torch.cuda.reset_peak_memory_stats(device)
             if side == "a":
-                times = time_published(as_published, published[layer].decoder, encoders[layer], device)
+                times = time_published(with_decoder(as_published, published[layer].decoder), encoders[layer], device)
             elif side == "b":
-                times = time_pipeline(as_published, published[layer].decoder, encoders[layer], scratch)
+                times = time_pipeline(with_decoder(as_published, published[layer].decoder), encoders[layer], scratch)
             else:
-                times = time_pipeline(cfg, recipe[layer], encoders[layer], scratch)
+                times = time_pipeline(with_decoder(cfg, recipe[layer]), encoders[layer], scratch)
             if gpu:
                 gpu[side] = max(gpu[side], torch.cuda.max_memory_allocated(device) / 2**20)
             rounds[layer][side].append(times)

@@ -27,11 +27,10 @@ from matplotlib.figure import Figure
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 from torch import Tensor
-from torch.nn import Identity
 from tqdm import tqdm
 
 from inversion import REPOSITORY, checkpoints, command_line, pixels, trained
-from inversion.building import build, build_logger, build_trainer
+from inversion.building import build, build_logger, build_module, build_trainer
 from inversion.datamodule import ImageDataModule, to_input
 from inversion.errors import InputError
 from inversion.figures import samples_figure, stacked
@@ -41,8 +40,8 @@ from inversion.study import BATCH, Study, image_scores, new_figure, publish
 
 log = logging.getLogger(__name__)
 
-IMAGES = ("data.classes", "data.val_per_class", "data.seed")
-"""Options that say which images a run was trained with."""
+IMAGES = ("classes", "seed", "train_per_class", "test_per_class", "val_per_class", "val_fraction", "test_fraction")
+"""Options of data that say which images a run was trained with, as far as they have them."""
 COLOURS = {
     "Decoder": "#0072B2",
     "Untrained encoder": "#E69F00",
@@ -91,7 +90,8 @@ def check_repeatable(run: Path, record: Mapping[str, Any], same_epochs: bool) ->
     """Raises InputError where a run's options no longer mean what they did when it was trained, since defaults have changed:
     what is trained here would be another recipe.
     """
-    decisive = [key for key in (*checkpoints.DECISIVE, *IMAGES) if key != "trainer.precision"]  # here `auto`
+    decisive = [key for key in checkpoints.DECISIVE if key != "trainer.precision"]  # here `auto`
+    decisive += [f"data.{key}" for key in IMAGES]
     decisive += ["trainer.max_epochs"] if same_epochs else []
     try:
         now = compose("config", training_options(run))
@@ -128,18 +128,10 @@ def train_autoencoder(run: Path, cfg: DictConfig, folder: Path, datamodule: Imag
     own: DictConfig = compose("config", [*options, "encoder.weights=random", "standardize=false", *places])
     lightning.seed_everything(own.seed, workers=True, verbose=False)
     trainer, encoder = build_trainer(own, folder), build("encoder", own.encoder)
-    decoder = build(
-        "decoder",
-        own.decoder,
-        feature_shape=encoder.feature_shape,
-        native_size=datamodule.native_size,
-        output_size=pixels.INPUT_SIZE,
-    )
     record = checkpoints.record(own, trainer.precision, datamodule.split, datamodule.native_size, encoder)
     last = checkpoints.path_of(folder, checkpoints.LAST)
     going_on = checkpoints.check_goes_on(last, record) if last.is_file() else None
-    parts = {name: build(name, own[name]) for name in ("loss", "optimizer", "scheduler")}
-    model = Autoencoder(encoder, decoder, **parts, standardize=Identity(), record=record)
+    model = build_module(Autoencoder, own, encoder, datamodule.native_size, record)
     log.info(f"{own.layer.name}: autoencoder, {folder}")
     trainer.logger = build_logger(folder, record["config"], going_on)
     trainer.fit(model, datamodule=datamodule, ckpt_path=last if going_on else None, weights_only=True)

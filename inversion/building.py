@@ -4,7 +4,7 @@ import shutil
 import warnings
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import torch
 from hydra.errors import InstantiationException
@@ -16,12 +16,15 @@ from omegaconf import DictConfig, OmegaConf
 from torch import nn
 from torch.optim.lr_scheduler import ReduceLROnPlateau
 
-from inversion import checkpoints
+from inversion import checkpoints, pixels
 from inversion.alexnet import Encoder
 from inversion.callbacks import SeededEpochs
 from inversion.decoders import Decoder
 from inversion.errors import InputError
+from inversion.inversion_module import InversionModule
 from inversion.standardize import Standardize
+
+M = TypeVar("M", bound=InversionModule)
 
 
 def build(name: str, config: DictConfig, **arguments: Any) -> Any:
@@ -152,6 +155,42 @@ def build_scorer(config: DictConfig, device: torch.device) -> Trainer:
         strategy="auto",
         enable_checkpointing=False,
     )
+
+
+def build_decoder(config: DictConfig, encoder: Encoder, native_size: int) -> Decoder:
+    """The decoder that `config` describes, for the encoder's features."""
+    return build(
+        "decoder", config, feature_shape=encoder.feature_shape, native_size=native_size, output_size=pixels.INPUT_SIZE
+    )
+
+
+def build_module(
+    kind: type[M], config: DictConfig, encoder: Encoder, native_size: int, record: Mapping[str, Any] | None = None
+) -> M:
+    """What is trained: the encoder, and all that the config says of its decoder.
+
+    Args:
+        kind: `InversionModule`, or a class that is built as it is.
+        config: the whole config.
+        encoder: frozen, unless `kind` trains it.
+        native_size: side of the images as the data holds them, in pixels.
+        record: see `checkpoints.record`.
+
+    Raises:
+        InputError: an option is refused.
+    """
+    decoder = build_decoder(config.decoder, encoder, native_size)
+    module = kind(
+        encoder,
+        decoder,
+        loss=build("loss", config.loss),
+        optimizer=build("optimizer", config.optimizer),
+        scheduler=build("scheduler", config.scheduler),
+        standardize=build_standardize(config.standardize, decoder, encoder),
+        record=record,
+    )
+    check_optimizer(module)
+    return module
 
 
 def build_standardize(option: bool | str, decoder: Decoder, encoder: Encoder) -> Standardize | nn.Identity:

@@ -1,6 +1,7 @@
 """The LightningDataModules: a split's images decoded once, held as bytes, and handed out in batches."""
 
 import logging
+from abc import ABC, abstractmethod
 from collections.abc import Iterator, Mapping, Sequence
 from hashlib import sha256
 from statistics import median
@@ -30,7 +31,7 @@ SMALLEST = 16
 MIRRORED = "mirrored train"
 
 
-class ImageDataModule(LightningDataModule):
+class ImageDataModule(LightningDataModule, ABC):
     """What every source of images shares.
 
     Each file is decoded once into one uint8 array at the data's native size; batches are normalised, and resized where a
@@ -86,9 +87,9 @@ class ImageDataModule(LightningDataModule):
         self._features: dict[str, Tensor] = {}
         self._entries: dict[str, Entry] = {}
 
+    @abstractmethod
     def find_split(self) -> Split:
         """Reads from disk which files there are and draws the split. Raises InputError."""
-        raise NotImplementedError
 
     @property
     def split(self) -> Split:

@@ -7,8 +7,9 @@ those that it is the mean of.
 """
 
 import math
+from abc import ABC, abstractmethod
 from collections.abc import Sequence
-from typing import Any, cast
+from typing import cast
 
 import torch
 from torch import Tensor, nn
@@ -18,7 +19,7 @@ from inversion.batch_norm import BatchNorm
 from inversion.errors import InputError
 
 
-class Decoder(nn.Module):
+class Decoder(nn.Module, ABC):
     """What all decoders share: a body that draws at its own working size, then the resize the images went through.
 
     Args:
@@ -39,9 +40,9 @@ class Decoder(nn.Module):
         self.native_size = native_size
         self.output_size = output_size
 
+    @abstractmethod
     def draw(self, features: Tensor) -> Tensor:
         """Features (B, *feature_shape) -> images (B, 3, s, s) at the decoder's working size s."""
-        raise NotImplementedError
 
     def drawings(self, features: Tensor) -> list[Tensor]:
         """The images whose mean `draw` gives, each (B, 3, s, s); what is trained on is the mean of their losses."""
@@ -206,15 +207,19 @@ class CompactDecoder(Decoder):
             for width, n in zip(channels, depth, strict=True)
         )
         self.leave = nn.Sequential(nn.LeakyReLU(slope), nn.Conv2d(channels[-1], 3, kernel, padding=kernel // 2))
-        own: dict[str, Any] = {
-            "channels": channels,
-            "bottleneck": bottleneck,
-            "hidden": hidden,
-            "dropout": dropout,
-            "depth": depth,
-        }
         self.others = nn.ModuleList(
-            CompactDecoder(feature_shape, native_size, output_size, **own, kernel=kernel, slope=slope)
+            CompactDecoder(
+                feature_shape,
+                native_size,
+                output_size,
+                channels=channels,
+                bottleneck=bottleneck,
+                hidden=hidden,
+                dropout=dropout,
+                depth=depth,
+                kernel=kernel,
+                slope=slope,
+            )
             for _ in range(members - 1)
         )
 

@@ -90,7 +90,7 @@ class InversionModule(LightningModule):
         self.log(f"{stage}/loss", loss, on_step=False, on_epoch=True, prog_bar=True, batch_size=number, sync_dist=True)
 
     def training_step(self, batch: Batch, batch_idx: int) -> Tensor:
-        """The mean of the losses of the decoder's drawings; `validation_step` takes the loss of their mean, which is lower."""
+        """The mean of the losses of the decoder's drawings; `validation_step` takes the loss of their mean."""
         drawings = self.decoder.drawings(self.standardize(self._features(batch)))
         loss = torch.stack([self._loss(drawn.float(), batch.images) for drawn in drawings]).mean()
         self._log_loss("train", loss, batch)

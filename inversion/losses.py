@@ -5,6 +5,8 @@ Any callable will do, such as torch's own, and is given both at the input's size
 sees to the resize itself. All of those here do, and add a total-variation term where asked.
 """
 
+from abc import ABC, abstractmethod
+
 import torch
 from torch import Tensor, nn
 from torch.nn.functional import l1_loss
@@ -15,7 +17,7 @@ from inversion.alexnet import Encoder
 from inversion.errors import InputError
 
 
-class ReconstructionLoss(nn.Module):
+class ReconstructionLoss(nn.Module, ABC):
     """A distance between image and reconstruction, plus `tv` times the reconstruction's total variation: the mean absolute
     difference between pixels that are neighbours, at 227 x 227 (Rudin et al. 1992, here anisotropic).
 
@@ -30,9 +32,9 @@ class ReconstructionLoss(nn.Module):
         check_weight("loss.tv", tv)
         self.tv = tv
 
+    @abstractmethod
     def distance(self, prediction: Tensor, target: Tensor) -> Tensor:
         """(B, 3, s, s) and (B, 3, n, n) -> scalar."""
-        raise NotImplementedError
 
     def forward(self, prediction: Tensor, target: Tensor) -> Tensor:
         """(B, 3, s, s) and (B, 3, n, n) -> scalar."""

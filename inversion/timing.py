@@ -18,9 +18,8 @@ from torchvision import transforms
 from inversion import checkpoints, pixels
 from inversion.alexnet import LAST_LAYER, Encoder
 from inversion.batches import Batch
-from inversion.building import build, build_standardize, build_trainer, check_optimizer
+from inversion.building import build, build_decoder, build_module, build_trainer
 from inversion.datamodule import ImageDataModule, to_input
-from inversion.decoders import Decoder
 from inversion.evaluation import Evaluation, MeanImage
 from inversion.inversion_module import InversionModule
 
@@ -106,12 +105,7 @@ class Stopwatch(Callback):
         self.validating = now(self.device) - self.started
 
 
-def build_decoder(config: DictConfig, encoder: Encoder, datamodule: ImageDataModule) -> Decoder:
-    shapes = {"feature_shape": encoder.feature_shape, "native_size": datamodule.native_size, "output_size": pixels.INPUT_SIZE}
-    return build("decoder", config, **shapes)
-
-
-def time_published(cfg: DictConfig, decoder_config: DictConfig, encoder: Encoder, device: torch.device) -> Times:
+def time_published(cfg: DictConfig, encoder: Encoder, device: torch.device) -> Times:
     """Side a: a training loop in plain PyTorch, on the images of the pipeline's first batches."""
     datamodule = build("data", cfg.data)
     datamodule.setup("fit")
@@ -122,7 +116,7 @@ def time_published(cfg: DictConfig, decoder_config: DictConfig, encoder: Encoder
     normalize = transforms.Normalize(pixels.MEAN, pixels.STD)
     prepare = transforms.Compose([transforms.Resize(side), transforms.ToTensor(), normalize])
     encoder.to(device)
-    decoder = build_decoder(decoder_config, encoder, datamodule).to(device)
+    decoder = build_decoder(cfg.decoder, encoder, datamodule.native_size).to(device)
     optimizer = torch.optim.Adam(decoder.parameters(), lr=1e-3, betas=(0.9, 0.99), weight_decay=1e-4)
 
     def loss_of(paths: Sequence[Path], laps: Laps) -> Tensor:
@@ -162,20 +156,11 @@ def time_published(cfg: DictConfig, decoder_config: DictConfig, encoder: Encoder
     return times | laps.per_image(cfg.steps * size) | dict.fromkeys(("statistics", "checkpoints", "scoring"), 0.0)
 
 
-def time_pipeline(cfg: DictConfig, decoder_config: DictConfig, encoder: Encoder, folder: Path) -> Times:
+def time_pipeline(cfg: DictConfig, encoder: Encoder, folder: Path) -> Times:
     """Sides b and c: a short run as train.py does it, then the same steps by hand, stage by stage."""
     datamodule = build("data", cfg.data)
     datamodule.setup("fit")
-    decoder = build_decoder(decoder_config, encoder, datamodule)
-    model = InversionModule(
-        encoder,
-        decoder,
-        loss=build("loss", cfg.loss),
-        optimizer=build("optimizer", cfg.optimizer),
-        scheduler=build("scheduler", cfg.scheduler),
-        standardize=build_standardize(cfg.standardize, decoder, encoder),
-    )
-    check_optimizer(model)
+    model = build_module(InversionModule, cfg, encoder, datamodule.native_size)
     trainer = build_trainer(cfg, folder)
     device = trainer.strategy.root_device
     watch = Stopwatch(device, folder)

@@ -17,9 +17,9 @@ from lightning import LightningDataModule
 from omegaconf import OmegaConf
 from torch import Tensor, nn
 
-from inversion import checkpoints, pixels
+from inversion import checkpoints
 from inversion.alexnet import Encoder
-from inversion.building import build
+from inversion.building import build, build_decoder
 from inversion.datamodule import to_input
 from inversion.decoders import Decoder
 from inversion.errors import InputError
@@ -107,13 +107,7 @@ def load(folder: str | Path, weights: str | None = None, any_weights: bool = Fal
             f"{path} was trained for other encoder weights than {encoder.weights} holds now: give those it was trained for, "
             "or any_weights=True to load()."
         )
-    decoder = build(
-        "decoder",
-        config.decoder,
-        feature_shape=encoder.feature_shape,
-        native_size=record["native_size"],
-        output_size=pixels.INPUT_SIZE,
-    )
+    decoder = build_decoder(config.decoder, encoder, record["native_size"])
     state: dict[str, Tensor] = content["state_dict"]
     standardize: nn.Module = nn.Identity()
     if any(key.startswith("standardize.") for key in state):
