@@ -30,7 +30,7 @@ from torch import Tensor
 from tqdm import tqdm
 
 from inversion import REPOSITORY, checkpoints, command_line, pixels, trained
-from inversion.building import build, build_logger, build_module, build_trainer
+from inversion.building import build, build_logger, build_module, build_trainer, check_disk_space
 from inversion.datamodule import ImageDataModule, to_input
 from inversion.errors import InputError
 from inversion.figures import samples_figure, stacked
@@ -132,6 +132,7 @@ def train_autoencoder(run: Path, cfg: DictConfig, folder: Path, datamodule: Imag
     last = checkpoints.path_of(folder, checkpoints.LAST)
     going_on = checkpoints.check_goes_on(last, record) if last.is_file() else None
     model = build_module(Autoencoder, own, encoder, datamodule.native_size, record)
+    check_disk_space(folder, model)
     log.info(f"{own.layer.name}: autoencoder, {folder}")
     trainer.logger = build_logger(folder, record["config"], going_on)
     trainer.fit(model, datamodule=datamodule, ckpt_path=last if going_on else None, weights_only=True)

@@ -27,7 +27,7 @@ from inversion import command_line, pixels
 from inversion.alexnet import Encoder
 from inversion.errors import InputError
 from inversion.figures import samples_figure
-from inversion.files import whole_file
+from inversion.files import save_whole
 from inversion.metrics import mean_squared_errors
 from inversion.study import Study, publish
 from inversion.trained import TrainedRun
@@ -106,8 +106,7 @@ def inverted(run: TrainedRun, inputs: Tensor, cfg: DictConfig, folder: Path) -> 
         seconds = (time.perf_counter() - before) / len(places)
         for i, image in zip(places, images, strict=True):
             done[i] = {"image": image.clone(), "seconds": seconds, "options": options}
-            with whole_file(paths[i]) as file:
-                torch.save(done[i], file)
+            save_whole(paths[i], done[i])
     images = torch.stack([done[i]["image"] for i in range(len(inputs))])
     return images, sum(content["seconds"] for content in done.values()) / len(inputs)
 

@@ -16,13 +16,12 @@ import warnings
 from pathlib import Path
 
 import lightning
-import torch
 from hydra.core.hydra_config import HydraConfig
 from omegaconf import DictConfig
 
 from inversion import checkpoints, command_line, runs
-from inversion.building import build, build_logger, build_trainer
-from inversion.files import whole_file
+from inversion.building import build, build_logger, build_trainer, check_disk_space
+from inversion.files import save_whole
 from inversion.provenance import provenance, write_provenance
 
 log = logging.getLogger(__name__)
@@ -56,6 +55,7 @@ def train_encoder(cfg: DictConfig, folder: Path) -> None:
         log.info(f"Going on from {last}")
     model = build("classifier", cfg.classifier, classes=len(split.classes))
     model.record = record  # as an argument its own targets would be built
+    check_disk_space(folder, model)
     split.save(folder / "split.json")
     command = shlex.join(["python", "experiments/train_encoder.py", *HydraConfig.get().overrides.task])
     device = trainer.strategy.root_device
@@ -67,8 +67,7 @@ def train_encoder(cfg: DictConfig, folder: Path) -> None:
     for part, score in (("val", trainer.validate), ("test", trainer.test)):
         (scores,) = score(model, datamodule=datamodule, verbose=False)
         metrics[part] = {name.removeprefix(f"{part}/"): value for name, value in scores.items()}
-    with whole_file(folder / WEIGHTS) as file:
-        torch.save(model.network.state_dict(), file)
+    save_whole(folder / WEIGHTS, model.network.state_dict())
     classes = [{"id": key, "name": name} for key, name in split.classes.items()]
     told = {"epochs": trainer.current_epoch, "input_stats": cfg.classifier.input_stats, "classes": classes}
     seconds = round(time.perf_counter() - started, 1)

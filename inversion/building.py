@@ -220,11 +220,11 @@ def check_optimizer(module: LightningModule) -> None:
         ) from error
 
 
-def check_disk_space(folder: Path, decoder: Decoder) -> None:
-    """Raises InputError unless there is room for the checkpoints: best, and last with Adam's two moments, and a new last
-    being written beside the old one.
+def check_disk_space(folder: Path, trained: nn.Module) -> None:
+    """Raises InputError unless there is room for the weights, be it the best checkpoint or an encoder's, for the last
+    checkpoint, with Adam's two moments, and for a new last being written beside the old one.
     """
-    weights = sum(parameter.numel() * parameter.element_size() for parameter in decoder.parameters())
+    weights = sum(parameter.numel() * parameter.element_size() for parameter in trained.parameters())
     needed = 7 * weights + (20 << 20)
     free = shutil.disk_usage(folder).free
     if free < needed:

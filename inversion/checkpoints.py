@@ -12,7 +12,7 @@ from torch import Tensor, nn
 
 from inversion.alexnet import Encoder
 from inversion.errors import InputError
-from inversion.files import whole_file
+from inversion.files import save_whole
 from inversion.split import Split
 
 BEST = "best"
@@ -60,8 +60,7 @@ class WholeCheckpoints(TorchCheckpointIO):
     """Lightning's plain checkpoint files, synced and renamed into place on their own file system."""
 
     def save_checkpoint(self, checkpoint: dict[str, Any], path: str | Path, storage_options: Any | None = None) -> None:
-        with whole_file(Path(path)) as file:
-            torch.save(checkpoint, file)
+        save_whole(Path(path), checkpoint)
 
 
 def path_of(folder: Path, name: str) -> Path:

@@ -7,7 +7,7 @@ import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
-from typing import IO
+from typing import IO, Any
 
 from filelock import FileLock, Timeout
 
@@ -44,6 +44,23 @@ def write_whole(path: Path, content: bytes) -> None:
     """Writes the bytes to `path`, all of them or none."""
     with whole_file(path) as file:
         file.write(content)
+
+
+def save_whole(path: Path, content: Any) -> None:
+    """Writes to `path` what `torch.load` reads, all of it or nothing.
+
+    Raises:
+        OSError: it can't be written. torch hides what it meets in the middle of a large tensor behind an error of its own.
+    """
+    import torch  # not at the top: --help does without it
+
+    with whole_file(path) as file:
+        try:
+            torch.save(content, file)
+        except RuntimeError as error:
+            if isinstance(error.__context__, OSError):
+                raise error.__context__ from None
+            raise
 
 
 @contextmanager

@@ -15,7 +15,7 @@ from torch import Tensor
 from inversion.alexnet import TAPS
 from inversion.errors import InputError
 from inversion.figures import samples_figure
-from inversion.files import expand, whole_file, write_whole
+from inversion.files import expand, save_whole, whole_file, write_whole
 
 log = logging.getLogger(__name__)
 
@@ -47,8 +47,7 @@ class Samples:
 
     def save(self, path: Path) -> None:
         content = {"files": self.files, "originals": self.originals, "reconstructions": self.reconstructions}
-        with whole_file(path) as file:
-            torch.save(content, file)
+        save_whole(path, content)
 
 
 @dataclass(frozen=True)

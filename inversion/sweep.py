@@ -382,6 +382,6 @@ def _user_sentence(error: Exception) -> str | None:
     """What the user reads of an error that is theirs to mend; None if it is the program's."""
     if isinstance(error, InputError):
         return str(error)
-    if isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EACCES, errno.EROFS, errno.EDQUOT):
+    if isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EACCES, errno.EROFS):
         return f"{error.filename or 'A file'} can't be written ({error.strerror}): make room there, or choose another folder."
     return None

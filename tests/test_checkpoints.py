@@ -1,6 +1,7 @@
 """Checkpoints: whole or absent, and continued only by the run they belong to."""
 
 import json
+import resource
 import shutil
 
 import pytest
@@ -55,6 +56,19 @@ def test_a_cut_checkpoint_is_named(sweep, quick, tmp_path, one_line, size):
     last.write_bytes(last.read_bytes()[:size])
     outcome = run_train("layer=fc8", *quick, f"hydra.run.dir={folder}")
     assert outcome.code != 0 and f"{last} is no whole checkpoint" in one_line(outcome.said)
+
+
+@pytest.mark.parametrize("tensors", [[1_000_000], [1000] * 1000])
+def test_a_write_that_fails_is_told_as_such(tmp_path, tensors):
+    """In the middle of a large tensor torch hides it behind an error of its own."""
+    path, limits = tmp_path / "last.ckpt", resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (1 << 20, limits[1]))
+    try:
+        with pytest.raises(OSError, match="File too large") as error:
+            checkpoints.WholeCheckpoints().save_checkpoint({"state_dict": [torch.ones(size) for size in tensors]}, path)
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, limits)
+    assert error.value.filename == str(path) and not list(tmp_path.iterdir())
 
 
 def test_a_checkpoint_of_something_else_is_refused(tmp_path):

@@ -8,7 +8,7 @@ import sys
 
 import pytest
 import torch
-from conftest import REPOSITORY, run_train
+from conftest import REPOSITORY, run_experiment, run_train
 
 from inversion.alexnet import Encoder
 from inversion.classifier import Classifier
@@ -105,6 +105,12 @@ def test_another_training_is_not_continued(trained, options, tmp_path, one_line,
     (folder / "checkpoints" / "last.ckpt").write_bytes((trained / "checkpoints" / "last.ckpt").read_bytes())
     done = train_encoder(*options, "trainer.max_epochs=2", option, f"hydra.run.dir={folder}")
     assert done.returncode == 1 and expected in one_line(done.stderr)
+
+
+def test_a_full_output_folder_is_told_before_the_training(options, tmp_path, one_line, monkeypatch):
+    monkeypatch.setattr(shutil, "disk_usage", lambda path: shutil._ntuple_diskusage(10**12, 10**12 - 10**9, 10**9))
+    outcome = run_experiment("train_encoder", *options, f"hydra.run.dir={tmp_path / 'out'}")
+    assert outcome.code != 0 and "MiB free, and this run needs" in one_line(outcome.said)
 
 
 def test_it_learns(made_root):
