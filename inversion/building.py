@@ -1,6 +1,5 @@
 """From the config to objects, with a user's mistakes told in one sentence."""
 
-import shutil
 import warnings
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -21,6 +20,7 @@ from inversion.alexnet import Encoder
 from inversion.callbacks import SeededEpochs
 from inversion.decoders import Decoder
 from inversion.errors import InputError
+from inversion.files import free_bytes
 from inversion.inversion_module import InversionModule
 from inversion.standardize import Standardize
 
@@ -226,7 +226,7 @@ def check_disk_space(folder: Path, trained: nn.Module) -> None:
     """
     weights = sum(parameter.numel() * parameter.element_size() for parameter in trained.parameters())
     needed = 7 * weights + (20 << 20)
-    free = shutil.disk_usage(folder).free
+    free = free_bytes(folder)
     if free < needed:
         raise InputError(
             f"The output folder {folder} has {free >> 20} MiB free, and this run needs {needed >> 20}: free some, or give "

@@ -9,7 +9,6 @@ import json
 import logging
 import math
 import os
-import shutil
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
@@ -23,6 +22,7 @@ from filelock import FileLock
 from torch import Tensor
 
 from inversion.errors import InputError
+from inversion.files import free_bytes
 
 log = logging.getLogger(__name__)
 
@@ -99,10 +99,9 @@ class Cache:
 
     def has_room(self, entries: Sequence[Entry]) -> bool:
         """Whether the disk holds those of the entries that aren't there yet."""
-        place = next(path for path in (self.folder.absolute(), *self.folder.absolute().parents) if path.exists())
         needed = sum(entry.nbytes for entry in entries if self._opened(entry) is None)
         left = sum(path.stat().st_blocks * 512 for path in self._partial())  # goes before anything is made
-        return not needed or shutil.disk_usage(place).free + left > needed + SPARE
+        return not needed or free_bytes(self.folder) + left > needed + SPARE
 
     def _partial(self) -> list[Path]:
         return list(self.folder.glob("*.partial"))

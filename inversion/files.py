@@ -117,6 +117,11 @@ def is_in_use(folder: Path) -> bool:
         return True
 
 
+def free_bytes(folder: Path) -> int:
+    """How much may still be written to the disk that the folder is on, or will be on once it is made."""
+    return shutil.disk_usage(next(path for path in (folder.absolute(), *folder.absolute().parents) if path.exists())).free
+
+
 def expand(path: str) -> Path:
     """The path with `~` replaced by the home folder; an unknown user's is left as it is, to be missed like any other."""
     return Path(os.path.expanduser(path))  # noqa: PTH111 - Path.expanduser raises where there is no such user
