@@ -1,10 +1,12 @@
 """Fixtures: small made images, one finished two-layer sweep for all to look at, and train.py run in this process."""
 
 import importlib
+import logging
 import os
 import sys
 import zipfile
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from types import ModuleType
@@ -34,7 +36,7 @@ def run_train(*arguments: str) -> Outcome:
     """`python train.py <arguments>` in this process, without its start-up time."""
     import train
 
-    return _run("train.py", train.command, arguments)
+    return run_command("train.py", train.command, arguments)
 
 
 def experiment(name: str) -> ModuleType:
@@ -46,14 +48,16 @@ def run_experiment(name: str, *arguments: str) -> Outcome:
     """`python experiments/<name>.py <arguments>` in this process. What it prints goes to stdout, and is not in the outcome."""
     from inversion import command_line
 
-    return _run(f"{name}.py", lambda: command_line.run(getattr(experiment(name), name), name), arguments)
+    return run_command(f"{name}.py", lambda: command_line.run(getattr(experiment(name), name), name), arguments)
 
 
-def _run(program: str, command: Callable[[], None], arguments: Sequence[str]) -> Outcome:
+def run_command(program: str, command: Callable[[], None], arguments: Sequence[str]) -> Outcome:
+    """`python <program> <arguments>` in this process, where `command` is what the program does."""
     before = sys.argv
     sys.argv = [program, *arguments]
     try:
-        command()
+        with _logging_put_back():
+            command()
     except SystemExit as error:
         if isinstance(error.code, str):
             return Outcome(1, error.code)
@@ -61,6 +65,20 @@ def _run(program: str, command: Callable[[], None], arguments: Sequence[str]) ->
     finally:
         sys.argv = before
     return Outcome(0, "")
+
+
+@contextmanager
+def _logging_put_back() -> Iterator[None]:
+    """Hydra logs to a file in the run's folder, and would go on to when the test and its folder are gone."""
+    root = logging.getLogger()
+    handlers, level = list(root.handlers), root.level
+    try:
+        yield
+    finally:
+        for handler in set(root.handlers) - set(handlers):
+            handler.close()
+        root.handlers[:] = handlers
+        root.setLevel(level)
 
 
 @pytest.fixture(scope="session")

@@ -3,26 +3,23 @@
 import json
 import logging
 import math
-import sys
 
 import pytest
-from conftest import Outcome
+from conftest import Outcome, run_command
 
 from experiments.benchmark import SIDES, command, project, shares
 from inversion.timing import STAGES
 
 
 @pytest.fixture
-def benchmark(monkeypatch, capsys):
-    """`python experiments/benchmark.py <arguments>` in this process; the loggers that it quietens speak again afterwards."""
+def benchmark(capsys):
+    """`python experiments/benchmark.py <arguments>` in this process, with what it prints; the loggers that it quietens speak
+    again afterwards.
+    """
 
     def run(*arguments):
-        monkeypatch.setattr(sys, "argv", ["benchmark.py", *arguments])
-        try:
-            command()
-        except SystemExit as error:
-            return Outcome(1, str(error.code))
-        return Outcome(0, capsys.readouterr().out)
+        outcome = run_command("benchmark.py", command, arguments)
+        return outcome if outcome.code else Outcome(0, capsys.readouterr().out)
 
     yield run
     logging.getLogger("inversion").setLevel(logging.NOTSET)

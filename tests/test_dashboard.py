@@ -40,7 +40,7 @@ def test_a_real_server_shows_all_runs_at_once(sweep):
     from tensorboard import program
 
     server = program.TensorBoard()
-    server.configure(argv=["tensorboard", "--logdir", str(sweep), "--port", "0", "--load_fast=false"])
+    server.configure(argv=["tensorboard", "--logdir", str(sweep), "--port", "0", "--load_fast=false", "--reload_interval=0"])
     address = server.launch()
 
     def get(path, body=None):
