@@ -32,7 +32,9 @@ class Decoder(nn.Module, ABC):
     """
 
     standardized: bool | str = True
-    """Whether the decoder wants its features standardised, or `whiten`, where nothing else is said."""
+    """What the decoder wants its features to pass through where nothing else is said: True or False (standardised or raw), or
+    `whiten`, see `Standardize`.
+    """
 
     def __init__(self, feature_shape: Sequence[int], native_size: int, output_size: int) -> None:
         super().__init__()
@@ -142,7 +144,7 @@ class CompactDecoder(Decoder):
         bottleneck: width of the hidden layers that vectors pass through; unused (null) for feature maps.
         hidden: number of these layers.
         dropout: share of their units that is left out in training.
-        whiten: whether features are best whitened, see `Standardize`.
+        standardized: what features best pass through: True or False (standardised or raw), or `whiten`, see `Standardize`.
         depth: residual convolutions at each size; 0 for none.
         kernel: side of all kernels but the 1x1 ones', odd.
         slope: LeakyReLU's negative slope.
@@ -159,7 +161,7 @@ class CompactDecoder(Decoder):
         bottleneck: int | None = None,
         hidden: int = 1,
         dropout: float = 0.0,
-        whiten: bool = False,
+        standardized: bool | str = True,
         depth: Sequence[int],
         kernel: int = 3,
         slope: float = 0.2,
@@ -170,7 +172,9 @@ class CompactDecoder(Decoder):
         check_list("decoder.depth", depth)
         check_kernel("decoder.kernel", kernel)
         check_slope(slope)
-        self.standardized = "whiten" if whiten else True
+        if standardized not in (True, False, "whiten"):
+            raise InputError(f"decoder.standardized={standardized} must be true, false or whiten.")
+        self.standardized = standardized
         if not isinstance(hidden, int) or hidden < 1:
             raise InputError(f"decoder.hidden={hidden} must be a whole number, at least 1.")
         if not isinstance(members, int) or members < 1:

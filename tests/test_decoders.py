@@ -138,6 +138,7 @@ def test_working_sizes(first, last, number, sizes):
         (lambda: CompactDecoder((8, 4, 4), 64, 227, channels=[], depth=[]), "decoder.channels"),
         (lambda: CompactDecoder((8,), 64, 227, channels=[8], depth=[1]), "decoder.bottleneck"),
         (lambda: CompactDecoder((8, 4, 4), 64, 227, channels=[8], depth=[1], members=0), "decoder.members=0"),
+        (lambda: CompactDecoder((8, 4, 4), 64, 227, channels=[8], depth=[1], standardized="zca"), "decoder.standardized=zca"),
         (lambda: CompactDecoder((8, 4, 4), 64, 227, channels=[8], depth=[1], bottleneck=3), "decoder.bottleneck"),
         (lambda: CompactDecoder((8, 4, 4), 64, 227, channels=[8], depth=[1], slope=1.5), "decoder.slope"),
         (lambda: CompactDecoder((8, 4, 4), 64, 227, channels=8, depth=[1]), "decoder.channels=8 must be a list"),

@@ -289,9 +289,11 @@ def test_works_from_another_working_directory(quick, tmp_path):
 
 
 @needs_trained_encoder
-def test_published_decoders_get_raw_features_of_trained_weights(quick, tmp_path):
-    options = [f"encoder.weights={TRAINED}", "trainer.max_epochs=1", "test=false"]
-    for decoder, standardized in (("published", False), ("compact", True)):
-        arguments = ["layer=conv5", *quick, *options, f"decoder={decoder}", f"hydra.run.dir={tmp_path / decoder}"]
-        assert run_train(*arguments).code == 0
-        assert json.loads((tmp_path / decoder / "metrics.json").read_text())["standardize"] is standardized
+@pytest.mark.parametrize(
+    ("layer", "decoder", "standardized"),
+    [("conv5", "published", False), ("conv5", "compact", True), ("fc6", "compact", False)],
+)
+def test_a_decoder_gets_the_features_of_trained_weights_as_it_wants_them(layer, decoder, standardized, quick, tmp_path):
+    options = [f"encoder.weights={TRAINED}", "trainer.max_epochs=1", "test=false", f"decoder={decoder}"]
+    assert run_train(f"layer={layer}", *quick, *options, f"hydra.run.dir={tmp_path / 'run'}").code == 0
+    assert json.loads((tmp_path / "run" / "metrics.json").read_text())["standardize"] is standardized
