@@ -15,14 +15,14 @@ from typing import TYPE_CHECKING, Any
 from hydra.core.hydra_config import HydraConfig
 from omegaconf import DictConfig
 
-from inversion import command_line, sweep
-from inversion.errors import InputError
+from inversion.core.errors import InputError
+from inversion.launch import command_line, sweep
 
 if TYPE_CHECKING:
     import torch
 
-    from inversion.alexnet import Encoder
-    from inversion.datamodule import ImageDataModule
+    from inversion.data.datamodule import ImageDataModule
+    from inversion.encoders.alexnet import Encoder
 
 log = logging.getLogger(__name__)
 
@@ -34,9 +34,12 @@ def train(cfg: DictConfig, folder: Path) -> dict[str, Any] | None:
     # Imported here, so that --help and a mistyped option are answered at once.
     import lightning
 
-    from inversion import checkpoints, pixels, runs
-    from inversion.alexnet import LAST_LAYER
-    from inversion.building import (
+    from inversion.core import pixels
+    from inversion.decoders.standardize import Standardize
+    from inversion.encoders.alexnet import LAST_LAYER
+    from inversion.results import runs
+    from inversion.training import checkpoints
+    from inversion.training.building import (
         build,
         build_logger,
         build_module,
@@ -44,12 +47,11 @@ def train(cfg: DictConfig, folder: Path) -> dict[str, Any] | None:
         build_trainer,
         check_disk_space,
     )
-    from inversion.callbacks import reconstruct
-    from inversion.evaluation import evaluate
-    from inversion.inversion_module import InversionModule
-    from inversion.processes import fit
-    from inversion.provenance import provenance, write_provenance
-    from inversion.standardize import Standardize
+    from inversion.training.callbacks import reconstruct
+    from inversion.training.evaluation import evaluate
+    from inversion.training.module import InversionModule
+    from inversion.training.processes import fit
+    from inversion.training.provenance import provenance, write_provenance
 
     for name in ("lightning.pytorch", "lightning.fabric"):
         logging.getLogger(name).setLevel(logging.WARNING)
@@ -155,8 +157,8 @@ def train(cfg: DictConfig, folder: Path) -> dict[str, Any] | None:
 
 def encode_once(cfg: DictConfig, encoder: "Encoder", datamodule: "ImageDataModule", device: "torch.device") -> None:
     """In a sweep over layers, fills the cache with the features of all of them in one pass of the deepest's encoder."""
-    from inversion.alexnet import TAPS
-    from inversion.building import build
+    from inversion.encoders.alexnet import TAPS
+    from inversion.training.building import build
 
     layers = [layer for layer in sweep.layers_of_sweep() if layer in TAPS and layer != cfg.layer.name]
     if layers and datamodule.can_cache(encoder) and not datamodule.has_features(encoder):

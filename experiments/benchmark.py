@@ -39,13 +39,22 @@ from hydra import compose
 from hydra.core.hydra_config import HydraConfig
 from omegaconf import DictConfig, ListConfig, OmegaConf
 
-from inversion import checkpoints, command_line
-from inversion.alexnet import TAPS
-from inversion.building import build, build_trainer
-from inversion.errors import InputError
-from inversion.files import write_whole
-from inversion.provenance import provenance
-from inversion.timing import STAGES, VAL_BATCHES, Times, encoded_images, time_pipeline, time_preparation, time_published
+from inversion.core.errors import InputError
+from inversion.core.files import write_whole
+from inversion.encoders.alexnet import TAPS
+from inversion.launch import command_line
+from inversion.studies.timing import (
+    STAGES,
+    VAL_BATCHES,
+    Times,
+    encoded_images,
+    time_pipeline,
+    time_preparation,
+    time_published,
+)
+from inversion.training import checkpoints
+from inversion.training.building import build, build_trainer
+from inversion.training.provenance import provenance
 
 log = logging.getLogger(__name__)
 

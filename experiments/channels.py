@@ -19,13 +19,14 @@ from PIL import Image
 from torch import Tensor
 from tqdm import tqdm
 
-from inversion import command_line, pixels
-from inversion.alexnet import Encoder
-from inversion.datamodule import to_input
-from inversion.errors import InputError
-from inversion.figures import samples_figure, stacked
-from inversion.study import Study, layer_colour, new_figure, publish
-from inversion.trained import TrainedRun
+from inversion.core import pixels
+from inversion.core.drawing import samples_figure, stacked
+from inversion.core.errors import InputError
+from inversion.data.datamodule import to_input
+from inversion.encoders.alexnet import Encoder
+from inversion.launch import command_line
+from inversion.results.trained import TrainedRun
+from inversion.studies.shared import Study, layer_colour, new_figure, publish
 
 ORDERS = {"by importance": "-", "by variance": "--", "at random": ":"}
 """In which channels are kept -> line style."""

@@ -15,12 +15,13 @@ from PIL import Image
 from torch import Tensor
 from torchmetrics.functional.regression import spearman_corrcoef
 
-from inversion import command_line, pixels
-from inversion.datamodule import to_input
-from inversion.errors import InputError
-from inversion.figures import samples_figure, side_by_side, stacked
-from inversion.study import Study, image_scores, publish
-from inversion.trained import TrainedRun
+from inversion.core import pixels
+from inversion.core.drawing import samples_figure, side_by_side, stacked
+from inversion.core.errors import InputError
+from inversion.data.datamodule import to_input
+from inversion.launch import command_line
+from inversion.results.trained import TrainedRun
+from inversion.studies.shared import Study, image_scores, publish
 
 
 def chosen_images(cfg: DictConfig, study: Study) -> tuple[list[str], Tensor]:

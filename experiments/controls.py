@@ -29,14 +29,18 @@ from omegaconf.errors import OmegaConfBaseException
 from torch import Tensor
 from tqdm import tqdm
 
-from inversion import REPOSITORY, checkpoints, command_line, pixels, trained
-from inversion.building import build, build_logger, build_module, build_trainer, check_disk_space
-from inversion.datamodule import ImageDataModule, to_input
-from inversion.errors import InputError
-from inversion.figures import samples_figure, stacked
-from inversion.inversion_module import InversionModule
-from inversion.runs import is_finished
-from inversion.study import BATCH, Study, image_scores, new_figure, publish
+from inversion.core import pixels
+from inversion.core.drawing import samples_figure, stacked
+from inversion.core.errors import InputError
+from inversion.core.files import REPOSITORY
+from inversion.data.datamodule import ImageDataModule, to_input
+from inversion.launch import command_line
+from inversion.results import trained
+from inversion.results.runs import is_finished
+from inversion.studies.shared import BATCH, Study, image_scores, new_figure, publish
+from inversion.training import checkpoints
+from inversion.training.building import build, build_logger, build_module, build_trainer, check_disk_space
+from inversion.training.module import InversionModule
 
 log = logging.getLogger(__name__)
 

@@ -15,8 +15,9 @@ import torch
 from omegaconf import DictConfig
 from torch import Tensor
 
-from inversion import command_line, pixels
-from inversion.study import Study, layer_colour, new_figure, publish
+from inversion.core import pixels
+from inversion.launch import command_line
+from inversion.studies.shared import Study, layer_colour, new_figure, publish
 
 LUMINANCE = torch.tensor([0.299, 0.587, 0.114])
 """Of red, green and blue (ITU-R BT.601)."""

@@ -14,12 +14,13 @@ from omegaconf import DictConfig
 from torch import Tensor
 from torchmetrics.functional.image import total_variation
 
-from inversion import command_line, pixels
-from inversion.datamodule import to_input
-from inversion.errors import InputError
-from inversion.figures import samples_figure, stacked
-from inversion.study import Study, publish
-from inversion.trained import TrainedRun
+from inversion.core import pixels
+from inversion.core.drawing import samples_figure, stacked
+from inversion.core.errors import InputError
+from inversion.data.datamodule import to_input
+from inversion.launch import command_line
+from inversion.results.trained import TrainedRun
+from inversion.studies.shared import Study, publish
 
 
 def between(first: Tensor, last: Tensor, steps: int) -> Tensor:

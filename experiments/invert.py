@@ -14,10 +14,12 @@ from omegaconf import DictConfig
 from torchvision.datasets.folder import IMG_EXTENSIONS
 from torchvision.transforms.v2.functional import to_pil_image
 
-from inversion import command_line, pixels, runs, trained
-from inversion.errors import InputError
-from inversion.figures import samples_figure
-from inversion.files import expand, whole_file
+from inversion.core import pixels
+from inversion.core.drawing import samples_figure
+from inversion.core.errors import InputError
+from inversion.core.files import expand, whole_file
+from inversion.launch import command_line
+from inversion.results import runs, trained
 
 log = logging.getLogger(__name__)
 MOST_ROWS = 50

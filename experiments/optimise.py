@@ -23,14 +23,15 @@ from omegaconf import DictConfig
 from torch import Tensor
 from tqdm import tqdm
 
-from inversion import command_line, pixels
-from inversion.alexnet import Encoder
-from inversion.errors import InputError
-from inversion.figures import samples_figure
-from inversion.files import save_whole
-from inversion.metrics import mean_squared_errors
-from inversion.study import Study, publish
-from inversion.trained import TrainedRun
+from inversion.core import pixels
+from inversion.core.drawing import samples_figure
+from inversion.core.errors import InputError
+from inversion.core.files import save_whole
+from inversion.encoders.alexnet import Encoder
+from inversion.launch import command_line
+from inversion.results.trained import TrainedRun
+from inversion.studies.shared import Study, publish
+from inversion.training.metrics import mean_squared_errors
 
 log = logging.getLogger(__name__)
 

@@ -17,12 +17,13 @@ from matplotlib.figure import Figure
 from omegaconf import DictConfig
 from torch import Tensor
 
-from inversion import command_line, pixels
-from inversion.alexnet import LAST_LAYER
-from inversion.errors import InputError
-from inversion.figures import samples_figure, stacked
-from inversion.metrics import mean_squared_errors
-from inversion.study import Study, layer_colour, new_figure, publish
+from inversion.core import pixels
+from inversion.core.drawing import samples_figure, stacked
+from inversion.core.errors import InputError
+from inversion.encoders.alexnet import LAST_LAYER
+from inversion.launch import command_line
+from inversion.studies.shared import Study, layer_colour, new_figure, publish
+from inversion.training.metrics import mean_squared_errors
 
 TOP, ALL_BUT_TOP, SIGNS, DROPPED, NOISE = "top", "all but top", "signs", "dropped", "noise"
 """The kinds of change."""

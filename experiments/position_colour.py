@@ -17,12 +17,13 @@ from omegaconf import DictConfig
 from torch import Tensor
 from torch.nn.functional import pad
 
-from inversion import command_line, pixels
-from inversion.datamodule import to_input
-from inversion.errors import InputError
-from inversion.figures import samples_figure
-from inversion.study import BATCH, Study, layer_colour, new_figure, publish
-from inversion.trained import TrainedRun
+from inversion.core import pixels
+from inversion.core.drawing import samples_figure
+from inversion.core.errors import InputError
+from inversion.data.datamodule import to_input
+from inversion.launch import command_line
+from inversion.results.trained import TrainedRun
+from inversion.studies.shared import BATCH, Study, layer_colour, new_figure, publish
 
 MOST = 48
 """The largest shift that is looked for, in pixels of the 227."""

@@ -8,7 +8,8 @@ from pathlib import Path
 
 from omegaconf import DictConfig
 
-from inversion import command_line, runs
+from inversion.launch import command_line
+from inversion.results import runs
 
 
 def report(cfg: DictConfig, folder: Path) -> None:

@@ -19,10 +19,12 @@ import lightning
 from hydra.core.hydra_config import HydraConfig
 from omegaconf import DictConfig
 
-from inversion import checkpoints, command_line, runs
-from inversion.building import build, build_logger, build_trainer, check_disk_space
-from inversion.files import save_whole
-from inversion.provenance import provenance, write_provenance
+from inversion.core.files import save_whole
+from inversion.launch import command_line
+from inversion.results import runs
+from inversion.training import checkpoints
+from inversion.training.building import build, build_logger, build_trainer, check_disk_space
+from inversion.training.provenance import provenance, write_provenance
 
 log = logging.getLogger(__name__)
 WEIGHTS = "alexnet.pt"

@@ -4,7 +4,13 @@ After A. Dosovitskiy and T. Brox, "Inverting Visual Representations with Convolu
 arXiv:1506.02753.
 """
 
-from pathlib import Path
+from typing import Any
 
-REPOSITORY = Path(__file__).resolve().parents[1]
-"""The folder that holds `train.py`, `conf/`, and by default `data/` and `outputs/`."""
+
+def __getattr__(name: str) -> Any:
+    """`load` and `read_images`, imported on first use: they need torch, which takes seconds, and `--help` doesn't."""
+    if name in ("load", "read_images"):
+        from inversion.results import trained
+
+        return getattr(trained, name)
+    raise AttributeError(f"module 'inversion' has no attribute {name!r}")

@@ -46,7 +46,7 @@ def experiment(name: str) -> ModuleType:
 
 def run_experiment(name: str, *arguments: str) -> Outcome:
     """`python experiments/<name>.py <arguments>` in this process. What it prints goes to stdout, and is not in the outcome."""
-    from inversion import command_line
+    from inversion.launch import command_line
 
     return run_command(f"{name}.py", lambda: command_line.run(getattr(experiment(name), name), name), arguments)
 
@@ -84,10 +84,10 @@ def _logging_put_back() -> Iterator[None]:
 @pytest.fixture(scope="session")
 def made_root(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Made images in Tiny ImageNet's layout: 20 classes of 6 train and 2 test images."""
-    from inversion import made_images
+    from inversion.data import synthetic
 
     root = tmp_path_factory.mktemp("data") / "made"
-    made_images.provide(root, train_per_class=6, test_per_class=2, seed=0)
+    synthetic.provide(root, train_per_class=6, test_per_class=2, seed=0)
     return root
 
 

@@ -25,27 +25,27 @@ with mock.patch.object(sys, "argv", ["train.py"]):
 import lightning.pytorch.loggers  # noqa: E402, F401 - here and below: what train.py imports when it runs
 import torch.utils.tensorboard  # noqa: E402, F401
 
-import inversion.building  # noqa: E402, F401
-import inversion.evaluation  # noqa: E402, F401
-import inversion.inversion_module  # noqa: E402, F401
-import inversion.runs  # noqa: E402, F401
-from inversion import alexnet  # noqa: E402
+import inversion.results.runs  # noqa: E402, F401
+import inversion.training.building  # noqa: E402, F401
+import inversion.training.evaluation  # noqa: E402, F401
+import inversion.training.module  # noqa: E402, F401
+from inversion.encoders import alexnet  # noqa: E402
 
 RANDOM_ALEXNET = alexnet.random_alexnet(0)
 """Drawn once: it takes longer than all the rest of a small run."""
 
 CALLS = {
     "extraction": ("zipfile.ZipFile.open", 120),
-    "decoding": ("inversion.image_files.read_image", 24),
-    "encoding": ("inversion.alexnet.Encoder.features", 12),
-    "training": ("inversion.inversion_module.InversionModule.training_step", 16),
-    "validation": ("inversion.inversion_module.InversionModule.validation_step", 8),
+    "decoding": ("inversion.core.images.read_image", 24),
+    "encoding": ("inversion.encoders.alexnet.Encoder.features", 12),
+    "training": ("inversion.training.module.InversionModule.training_step", 16),
+    "validation": ("inversion.training.module.InversionModule.validation_step", 8),
     "a checkpoint half written": ("torch.save", 7),
     "a file written, not yet renamed": ("os.fsync", 12),
     "renaming": ("os.replace", 16),
     "curves": ("torch.utils.tensorboard.SummaryWriter.add_scalar", 40),
     "curves on disk": ("torch.utils.tensorboard.SummaryWriter.flush", 7),
-    "scoring": ("inversion.evaluation.Evaluation.test_step", 4),
+    "scoring": ("inversion.training.evaluation.Evaluation.test_step", 4),
 }
 """Where a process is killed: the function in one of whose calls, and about how many calls a whole run makes of it. In the
 order in which a run comes to them.

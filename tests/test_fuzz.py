@@ -20,9 +20,12 @@ from hypothesis import strategies as st
 from PIL import Image
 from torchvision.models import AlexNet
 
-from inversion import alexnet, checkpoints, tiny_imagenet, trained
-from inversion.errors import InputError
-from inversion.image_files import read_image
+from inversion.core.errors import InputError
+from inversion.core.images import read_image
+from inversion.data import tiny_imagenet
+from inversion.encoders import alexnet
+from inversion.results import trained
+from inversion.training import checkpoints
 
 QUICK = 20
 LONG = int(os.environ.get("INVERSION_FUZZ", "600"))

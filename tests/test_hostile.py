@@ -13,9 +13,11 @@ from PIL import Image
 from test_alexnet import Touch
 from test_checkpoints import half_done
 
-from inversion import checkpoints, runs, tiny_imagenet, trained
-from inversion.errors import InputError
-from inversion.image_files import read_image
+from inversion.core.errors import InputError
+from inversion.core.images import read_image
+from inversion.data import tiny_imagenet
+from inversion.results import runs, trained
+from inversion.training import checkpoints
 
 
 def refused(call, *arguments):

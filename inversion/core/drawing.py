@@ -1,0 +1,90 @@
+"""Drawing: pure functions from images to pictures."""
+
+from collections.abc import Mapping, Sequence
+
+import torch
+from PIL import Image, ImageDraw, ImageFont
+from torch import Tensor
+from torchvision.transforms.v2.functional import to_pil_image
+from torchvision.utils import make_grid
+
+from inversion.core import pixels
+
+GAP = 6
+
+
+def samples_figure(
+    columns: Mapping[str, Tensor], rows: Sequence[str] = (), tile: int = pixels.INPUT_SIZE, title: str = ""
+) -> Image.Image:
+    """The published figure: one row per image, one titled column per layer.
+
+    Args:
+        columns: title -> images (N, 3, S, S), uint8; N the same in all.
+        rows: N labels drawn left of the rows, or none.
+        tile: side in pixels at which images are drawn; other sizes are resized.
+        title: stands over all columns, if any.
+    """
+    sizes = {len(images) for images in columns.values()}
+    if len(sizes) != 1 or (rows and len(rows) not in sizes):
+        raise ValueError(f"columns of {sizes} images and {len(rows)} row labels make no figure")
+    tiles = [_tiles(images, tile) for images in columns.values()]
+    number = sizes.pop()
+    interleaved = torch.stack(tiles, dim=1).flatten(0, 1)
+    body = to_pil_image(make_grid(interleaved, nrow=len(tiles), padding=GAP, pad_value=255))
+    title_size = max(12, tile // 10)
+    small = ImageFont.load_default(size=max(10, tile // 14))
+    heading = int(title_size * 2.2) if title else 0
+    top = heading + int(title_size * 1.8)
+    left = int(max((small.getlength(row) for row in rows), default=0)) + (2 * GAP if rows else 0)
+    figure = Image.new("RGB", (body.width + left, body.height + top), "white")
+    figure.paste(body, (left, top))
+    draw = ImageDraw.Draw(figure)
+    if title:
+        draw.text(
+            (left + GAP, heading / 2 + GAP), title, fill="black", font=ImageFont.load_default(1.4 * title_size), anchor="lm"
+        )
+    for i, name in enumerate(columns):
+        centre = left + GAP + tile / 2 + i * (tile + GAP)
+        fonts = (ImageFont.load_default(size=size) for size in range(title_size, 7, -1))
+        fitting = next((font for font in fonts if font.getlength(name) <= tile), ImageFont.load_default(size=8))
+        draw.text((centre, (heading + top + GAP) / 2), name, fill="black", font=fitting, anchor="mm")
+    for i, row in enumerate(rows[:number]):
+        draw.text((GAP, top + GAP + tile / 2 + i * (tile + GAP)), row, fill="black", font=small, anchor="lm")
+    return figure
+
+
+def stacked(figures: Sequence[Image.Image]) -> Image.Image:
+    """Figures one under another, flush left, on white."""
+    whole = Image.new("RGB", (max(figure.width for figure in figures), sum(figure.height for figure in figures)), "white")
+    top = 0
+    for figure in figures:
+        whole.paste(figure, (0, top))
+        top += figure.height
+    return whole
+
+
+def side_by_side(figures: Sequence[Image.Image]) -> Image.Image:
+    """Figures beside one another, their tops aligned, on white."""
+    whole = Image.new("RGB", (sum(figure.width for figure in figures), max(figure.height for figure in figures)), "white")
+    left = 0
+    for figure in figures:
+        whole.paste(figure, (left, 0))
+        left += figure.width
+    return whole
+
+
+def pairs_grid(originals: Tensor, reconstructions: Tensor, tile: int = 128) -> Tensor:
+    """Originals beside their reconstructions, two pairs a row.
+
+    Args:
+        originals, reconstructions: (N, 3, S, S), uint8.
+
+    Returns:
+        (3, height, width), uint8.
+    """
+    pairs = torch.stack([_tiles(originals, tile), _tiles(reconstructions, tile)], dim=1).flatten(0, 1)
+    return make_grid(pairs, nrow=4, padding=2, pad_value=255)
+
+
+def _tiles(images: Tensor, side: int) -> Tensor:
+    return pixels.to_uint8(pixels.resize(images.float() / 255, side))

@@ -1,0 +1,112 @@
+"""Which images train, validate and test: drawn by a seed, written down, checked."""
+
+import json
+import random
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from hashlib import sha256
+from pathlib import Path
+
+from inversion.core.errors import InputError
+from inversion.core.files import write_whole
+
+
+@dataclass(frozen=True)
+class Split:
+    """Files of the three parts, relative to `root`, in a fixed order, and the classes they come from."""
+
+    root: Path
+    classes: dict[str, str]
+    """Class id -> name. For Tiny ImageNet WordNet ids, for a folder its sub-folders."""
+    train: list[str]
+    val: list[str]
+    test: list[str]
+    drawn_by: dict[str, object] = field(default_factory=dict)
+    """The options that drew it, for the record."""
+    class_of: dict[str, str] = field(default_factory=dict)
+    """File -> class id."""
+
+    def files(self, part: str) -> list[str]:
+        """The files of `train`, `val` or `test`."""
+        return {"train": self.train, "val": self.val, "test": self.test}[part]
+
+    def labels(self, part: str) -> list[int]:
+        """Each file's class, as its place in `classes`."""
+        places = {key: i for i, key in enumerate(self.classes)}
+        return [places[self.class_of[file]] for file in self.files(part)]
+
+    @property
+    def digest(self) -> str:
+        """Tells one split from another: a hash of its files' names, wherever they lie."""
+        return sha256(json.dumps([self.train, self.val, self.test]).encode()).hexdigest()
+
+    def save(self, path: Path) -> None:
+        """Writes `split.json`: root, options, class ids with names, and the files of each part."""
+        content = {
+            "root": str(self.root),
+            "drawn_by": self.drawn_by,
+            "classes": [{"id": key, "name": name} for key, name in self.classes.items()],
+            "train": self.train,
+            "val": self.val,
+            "test": self.test,
+        }
+        write_whole(path, json.dumps(content, indent=1).encode())
+
+
+def draw_classes(ids: Sequence[str], number: int | str | None, seed: int) -> list[str]:
+    """`number` of the ids (None: all), drawn by `seed`, sorted; the draw doesn't depend on the ids' order.
+
+    Raises:
+        InputError: fewer ids than asked for, or a `number` or `seed` that is no whole number.
+    """
+    if number is not None and (isinstance(number, str) or not _is_whole(number)):
+        raise InputError(
+            f"data.classes={number} must be a whole number, or null to take all classes (or, of Tiny ImageNet, present, to "
+            "take those whose images are there)."
+        )
+    if not _is_whole(seed):
+        raise InputError(f"data.seed={seed} must be a whole number.")
+    ids = sorted(ids)
+    if number is None:
+        return ids
+    if not 1 <= number <= len(ids):
+        if len(ids) == 1:
+            raise InputError(f"data.classes={number}: the data has 1 class only; leave data.classes out, or give null.")
+        raise InputError(f"data.classes={number} must lie between 1 and {len(ids)}, the number of classes in the data.")
+    return sorted(random.Random(seed).sample(ids, number))
+
+
+def hold_out(files: Sequence[str], number: int, seed: int, name: str) -> tuple[list[str], list[str]]:
+    """(kept, held out): `number` files drawn by the seed and the class's name, both parts sorted.
+
+    A class's draw is independent of which other classes are used.
+
+    Raises:
+        InputError: no file would be kept, or `number` is no whole number.
+    """
+    if not _is_whole(number):
+        raise InputError(f"data.val_per_class={number} must be a whole number.")
+    files = sorted(files)
+    if number < 1 or number >= len(files):
+        raise InputError(
+            f"Class {name} has {len(files)} images, {number} of which should be held out: at least one must be held out "
+            "and one kept, so give the class more images or hold out fewer."
+        )
+    held = set(random.Random(f"{seed} {name}").sample(files, number))
+    return [file for file in files if file not in held], sorted(held)
+
+
+def _is_whole(number: object) -> bool:
+    return isinstance(number, int) and not isinstance(number, bool)
+
+
+def check_disjoint(parts: Mapping[str, Sequence[str]]) -> None:
+    """Raises InputError if a part is empty, or a file stands in two parts."""
+    seen: dict[str, str] = {}
+    for part, files in parts.items():
+        if not files:
+            raise InputError(f"The data has no images for its {part} split: add images, or change the data options.")
+        for file in files:
+            if file in seen:
+                raise InputError(f"{file} stands in both the {seen[file]} and the {part} split: name each image once.")
+            seen[file] = part

@@ -1,0 +1,152 @@
+"""A small image set that needs no download: pictures drawn by a seeded generator, in Tiny ImageNet's layout.
+
+Twenty classes, five objects by four textures. Colours, place, size and turn of the object and the background differ from
+image to image.
+"""
+
+import json
+import math
+import random
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+from filelock import FileLock
+from PIL import Image, ImageChops, ImageDraw
+from tqdm import tqdm
+
+from inversion.core.errors import InputError
+from inversion.core.files import whole_folder
+from inversion.data.tiny_imagenet import TinyImageNet
+
+SIZE = 64
+SCALE = 4  # drawn at 256 x 256, then reduced, for smooth edges
+OBJECTS = ("disc", "square", "triangle", "star", "ring")
+TEXTURES = ("plain", "striped", "checked", "dotted")
+CLASSES = {f"n{90000000 + i:08d}": f"{TEXTURES[i % 4]} {OBJECTS[i // 4]}" for i in range(20)}
+VERSION = 1
+
+
+def provide(root: Path, train_per_class: int, test_per_class: int, seed: int) -> None:
+    """Draws the set into `root` unless this very set lies there. It appears only when whole.
+
+    Raises:
+        InputError: counts below 1, or a `root` that holds something else.
+    """
+    recipe = json.dumps({"version": VERSION, "seed": seed, "train": train_per_class, "test": test_per_class})
+    if train_per_class < 1 or test_per_class < 1:
+        raise InputError("data.train_per_class and data.test_per_class must be at least 1.")
+    root.parent.mkdir(parents=True, exist_ok=True)
+    with FileLock(root.parent / f".{root.name}.lock"):
+        mark = root / ".made.json"
+        if root.exists():
+            if mark.is_file() and mark.read_text() == recipe:
+                return
+            raise InputError(f"data.root={root} holds something else than these made images: give another data.root.")
+        with whole_folder(root) as temporary:
+            _write_set(temporary, train_per_class, test_per_class, seed)
+            (temporary / ".made.json").write_text(recipe)
+
+
+def _write_set(root: Path, train_per_class: int, test_per_class: int, seed: int) -> None:
+    rng = random.Random(seed)
+    (root / "wnids.txt").write_text("".join(f"{wnid}\n" for wnid in CLASSES))
+    (root / "words.txt").write_text("".join(f"{wnid}\t{name}\n" for wnid, name in CLASSES.items()))
+    (root / "val" / "images").mkdir(parents=True)
+    annotations: list[str] = []
+    for wnid, name in tqdm(CLASSES.items(), desc="Drawing images", unit="class", leave=False, disable=None):
+        folder = root / "train" / wnid / "images"
+        folder.mkdir(parents=True)
+        for i in range(train_per_class):
+            draw_image(name, rng).save(folder / f"{wnid}_{i}.JPEG", quality=92)
+        for _ in range(test_per_class):
+            file = f"val_{len(annotations)}.JPEG"
+            draw_image(name, rng).save(root / "val" / "images" / file, quality=92)
+            annotations.append(f"{file}\t{wnid}\t0\t0\t{SIZE - 1}\t{SIZE - 1}\n")
+    (root / "val" / "val_annotations.txt").write_text("".join(annotations))
+
+
+def draw_image(name: str, rng: random.Random) -> Image.Image:
+    """One 64 x 64 RGB picture of a class named '<texture> <object>'; all else is drawn by `rng`."""
+    texture, shape = name.split()
+    side = SIZE * SCALE
+    hue = rng.random()
+    back, front, second = _colour(hue, rng), _colour(hue + rng.uniform(0.25, 0.75), rng), _colour(rng.random(), rng)
+    shade = _ramp(rng.uniform(0, 2 * math.pi), side)
+    canvas = Image.composite(Image.new("RGB", (side, side), back), Image.new("RGB", (side, side), _colour(hue, rng)), shade)
+    horizon = rng.uniform(0.55, 0.85) * side
+    ImageDraw.Draw(canvas).rectangle((0, horizon, side, side), fill=_colour(hue + rng.uniform(-0.2, 0.2), rng))
+    radius = rng.uniform(0.2, 0.36) * side
+    centre = (rng.uniform(0.32, 0.68) * side, rng.uniform(0.32, 0.68) * side)
+    mask = _silhouette(shape, centre, radius, rng.uniform(0, 2 * math.pi), side)
+    shadow = ImageChops.offset(mask, int(0.03 * side), int(0.04 * side)).point(lambda value: value * 2 // 5)
+    canvas.paste(Image.new("RGB", (side, side), (10, 10, 20)), mask=shadow)
+    canvas.paste(_textured(texture, front, second, rng, side), mask=mask)
+    return canvas.resize((SIZE, SIZE), Image.Resampling.BOX)
+
+
+def _colour(hue: float, rng: random.Random) -> tuple[int, int, int]:
+    values = np.array([hue % 1 * 255, rng.uniform(70, 230), rng.uniform(80, 245)], dtype=np.uint8)
+    red, green, blue = np.asarray(Image.fromarray(values[None, None], "HSV").convert("RGB"))[0, 0].tolist()
+    return red, green, blue
+
+
+def _ramp(angle: float, side: int) -> Image.Image:
+    rows, columns = np.mgrid[0:side, 0:side] / side - 0.5
+    ramp = 0.5 + 0.7 * (math.cos(angle) * columns + math.sin(angle) * rows)
+    return Image.fromarray((ramp.clip(0, 1) * 255).astype(np.uint8))
+
+
+def _silhouette(shape: str, centre: tuple[float, float], radius: float, turn: float, side: int) -> Image.Image:
+    mask = Image.new("L", (side, side))
+    draw = ImageDraw.Draw(mask)
+    x, y = centre
+
+    def polygon(corners: int, radius_of: Callable[[int], float]) -> None:
+        angles = [(turn + 2 * math.pi * i / corners, radius_of(i)) for i in range(corners)]
+        draw.polygon([(x + r * math.cos(a), y + r * math.sin(a)) for a, r in angles], fill=255)
+
+    def circle(r: float, fill: int) -> None:
+        draw.ellipse((x - r, y - r, x + r, y + r), fill=fill)
+
+    if shape in ("disc", "ring"):
+        circle(radius, 255)
+        if shape == "ring":
+            circle(radius * 0.5, 0)
+    else:
+        polygon({"square": 4, "triangle": 3, "star": 10}[shape], lambda i: radius * (0.45 if shape == "star" and i % 2 else 1))
+    return mask
+
+
+def _textured(
+    texture: str, front: tuple[int, int, int], second: tuple[int, int, int], rng: random.Random, side: int
+) -> Image.Image:
+    rows, columns = np.mgrid[0:side, 0:side]
+    angle, period = rng.uniform(0, math.pi), rng.uniform(0.09, 0.17) * side
+    u = (columns * math.cos(angle) + rows * math.sin(angle)) / period
+    v = (rows * math.cos(angle) - columns * math.sin(angle)) / period
+    pattern = {
+        "plain": np.zeros_like(u, dtype=bool),
+        "striped": u % 1 < 0.5,
+        "checked": (u % 1 < 0.5) ^ (v % 1 < 0.5),
+        "dotted": (u % 1 - 0.5) ** 2 + (v % 1 - 0.5) ** 2 < 0.1,
+    }[texture]
+    return Image.fromarray(np.where(pattern[..., None], np.array(second, np.uint8), np.array(front, np.uint8)))
+
+
+class MadeImages(TinyImageNet):
+    """Pictures drawn by a seeded generator, in Tiny ImageNet's layout: data for trying things out, not for findings.
+
+    Args:
+        root: folder to draw into.
+        train_per_class, test_per_class: how many images to draw of each class; validation is taken from the first.
+        **options: see `TinyImageNet`; `seed` also seeds the drawing.
+    """
+
+    def __init__(self, root: str, train_per_class: int, test_per_class: int, **options: float | None) -> None:
+        super().__init__(root, **options)  # type: ignore[arg-type]
+        self.per_class = {"train_per_class": train_per_class, "test_per_class": test_per_class}
+
+    def prepare_data(self) -> None:
+        """Draws the images, if this very set isn't there yet."""
+        provide(self.root, seed=self.seed, **self.per_class)

@@ -1,0 +1,1 @@
+"""The command line and the sweep: options checked, jobs run, failures told."""

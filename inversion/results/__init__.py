@@ -1,0 +1,1 @@
+"""Finished runs: found, loaded, drawn and tabulated."""

@@ -1,0 +1,150 @@
+"""A trained run, loaded: images in, reconstructions out.
+
+from inversion.results.trained import load, read_images
+
+conv5 = load("outputs/<sweep>/conv5")
+images = read_images(["photo.jpg"], conv5.native_size)   # (1, 3, 227, 227) in [-1, 1]
+reconstructions = conv5.reconstruct(images)              # the same shape and range
+"""
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+from hydra.utils import get_class
+from lightning import LightningDataModule
+from omegaconf import OmegaConf
+from torch import Tensor, nn
+
+from inversion.core.errors import InputError
+from inversion.core.files import expand
+from inversion.core.images import read_image
+from inversion.data.datamodule import to_input
+from inversion.decoders.networks import Decoder
+from inversion.decoders.standardize import Standardize
+from inversion.encoders.alexnet import Encoder
+from inversion.training import checkpoints
+from inversion.training.building import build, build_decoder
+
+
+class TrainedRun(nn.Module):
+    """The frozen encoder of a run with its best decoder, in eval mode.
+
+    Args:
+        encoder: cut after the run's layer.
+        decoder: with the weights of the best checkpoint.
+        standardize: what features pass through before the decoder.
+        record: what the checkpoint says of its run, see `checkpoints.record`.
+    """
+
+    def __init__(self, encoder: Encoder, decoder: Decoder, standardize: nn.Module, record: Mapping[str, Any]) -> None:
+        super().__init__()
+        self.encoder = encoder
+        self.decoder = decoder
+        self.standardize = standardize
+        self.record = record
+        self.requires_grad_(False)
+        self.eval()
+
+    @property
+    def layer(self) -> str:
+        """The layer that is inverted."""
+        return self.encoder.layer
+
+    @property
+    def native_size(self) -> int:
+        """Side in pixels of the images it was trained on, before they were resized."""
+        return self.decoder.native_size
+
+    @torch.no_grad()
+    def encode(self, images: Tensor) -> Tensor:
+        """Images (B, 3, 227, 227) in [-1, 1] -> features (B, *feature_shape), not standardised."""
+        return self.encoder(images)
+
+    @torch.no_grad()
+    def decode(self, features: Tensor) -> Tensor:
+        """Features (B, *feature_shape), not standardised -> images (B, 3, 227, 227) in [-1, 1]."""
+        return self.decoder(self.standardize(features))
+
+    def forward(self, images: Tensor) -> Tensor:
+        """`reconstruct`."""
+        return self.reconstruct(images)
+
+    def reconstruct(self, images: Tensor) -> Tensor:
+        """Images (B, 3, 227, 227) in [-1, 1] -> what the layer's features give back, same shape and range."""
+        return self.decode(self.encode(images))
+
+
+def load(folder: str | Path, weights: str | None = None, any_weights: bool = False) -> TrainedRun:
+    """Loads the best checkpoint of a run's folder, and the encoder that it was trained for, onto the CPU. Runs no code from
+    either file.
+
+    Args:
+        folder: of a run; `outputs/<sweep>/<layer>`.
+        weights: the encoder's, where they lie elsewhere than when the run was trained: as `encoder.weights`.
+        any_weights: takes them although they are others than those that the decoder was trained for, as the checkpoint's hash
+            tells: to see what it makes of them.
+
+    Raises:
+        InputError: there is no whole checkpoint, or the encoder's weights are missing or are not those of the run.
+    """
+    path = checkpoints.path_of(expand(str(folder)), checkpoints.BEST)
+    if not path.is_file():
+        raise InputError(f"{folder} holds no trained run ({path} is missing): give the folder of one.")
+    content = checkpoints.read(path)
+    record = content[checkpoints.RECORD]
+    try:
+        config = OmegaConf.create(record["config"])
+        for name in ("encoder", "decoder", "data"):
+            _check_classes(OmegaConf.to_container(config[name], resolve=True))
+    except Exception as error:  # whatever a config that was tampered with stumbles over, the file is at fault
+        reason = str(error).strip().partition("\n")[0].rstrip(".")
+        raise InputError(f"{path} doesn't say what run it is of ({reason:.120}): train the run anew.") from error
+    encoder = build("encoder", config.encoder, **({} if weights is None else {"weights": weights}))
+    if encoder.digest != record["encoder"] and not any_weights:
+        raise InputError(
+            f"{path} was trained for other encoder weights than {encoder.weights} holds now: give those it was trained for, "
+            "or any_weights=True to load()."
+        )
+    decoder = build_decoder(config.decoder, encoder, record["native_size"])
+    state: dict[str, Tensor] = content["state_dict"]
+    standardize: nn.Module = nn.Identity()
+    if any(key.startswith("standardize.") for key in state):
+        standardize = Standardize(encoder.feature_shape, whiten="standardize.whitening" in state)
+    run = TrainedRun(encoder, decoder, standardize, record)
+    try:
+        run.load_state_dict({**state, **{f"encoder.{key}": value for key, value in encoder.state_dict().items()}})
+    except (RuntimeError, AttributeError) as error:
+        raise InputError(f"{path} doesn't fit the decoder that its config describes: train the run anew.") from error
+    return run
+
+
+def _check_classes(config: object) -> None:
+    """Refuses what a checkpoint would have built if that is no network and no source of images: `_target_` may name any
+    function, such as one that runs a command.
+    """
+    if isinstance(config, dict):
+        if "_target_" in config and not issubclass(get_class(config["_target_"]), (nn.Module, LightningDataModule)):
+            raise ValueError(f"{config['_target_']} is no network and no data")
+        for value in config.values():
+            _check_classes(value)
+    elif isinstance(config, list):
+        for value in config:
+            _check_classes(value)
+
+
+def read_images(paths: Sequence[str | Path], size: int) -> Tensor:
+    """Image files of any size and mode -> (N, 3, 227, 227) in [-1, 1], as the encoder is fed.
+
+    Each is turned as its EXIF data says, its transparent parts laid on white, its first frame taken; its shorter side is
+    brought to `size`, the middle square cut out, and that resized to 227.
+
+    Args:
+        paths: of the files.
+        size: `TrainedRun.native_size` for images as sharp as those trained on; 227 for all that the encoder can see.
+
+    Raises:
+        InputError: names a file that is no image, or a broken one.
+    """
+    return to_input(torch.stack([read_image(expand(str(path)), size) for path in paths]))

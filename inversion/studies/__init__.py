@@ -1,0 +1,1 @@
+"""What the decoders show: one file a study, and what they share."""

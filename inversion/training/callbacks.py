@@ -1,0 +1,266 @@
+"""What is shown while a decoder trains: a bar and a line per epoch, a grid of reconstructions, the speed."""
+
+import logging
+import math
+import sys
+import time
+from hashlib import sha256
+from pathlib import Path
+from typing import Any, NoReturn
+
+import torch
+from lightning import Callback, LightningModule, Trainer, seed_everything
+from lightning.pytorch.callbacks import ModelCheckpoint, TQDMProgressBar
+from lightning.pytorch.loggers import TensorBoardLogger
+from torch import Tensor
+
+from inversion.core import pixels
+from inversion.core.drawing import pairs_grid
+from inversion.core.errors import InputError
+from inversion.core.files import write_whole
+from inversion.data.batches import Batch
+
+log = logging.getLogger(__name__)
+
+BATCH_FILE = "not_finite.txt"
+"""Lists the images of the batch at which a run's numbers ceased to be finite."""
+
+
+@torch.no_grad()
+def reconstruct(model: LightningModule, images: Tensor) -> Tensor:
+    """Images (B, 3, 227, 227) in [-1, 1] -> their reconstructions as pictures, uint8, on the CPU. Leaves the model's
+    mode as it was.
+    """
+    was_training = model.training
+    model.eval()
+    pictures = pixels.to_uint8(pixels.denormalize(model(images.to(model.device)))).cpu()
+    model.train(was_training)
+    return pictures
+
+
+class ReconstructionGrid(Callback):
+    """Shows the same validation images, original beside reconstruction, in TensorBoard as training goes on.
+
+    Args:
+        images: how many.
+        times: at how many epochs of the run at most, evenly spaced, the last among them.
+    """
+
+    def __init__(self, images: int = 8, times: int = 10) -> None:
+        if images < 1 or times < 1:
+            raise InputError(f"callbacks.grid.images={images} and callbacks.grid.times={times} must be at least 1.")
+        self.images = images
+        self.times = times
+
+    def on_validation_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        every = -(-(trainer.max_epochs or 1) // self.times)
+        last = trainer.current_epoch + 1 == trainer.max_epochs
+        if trainer.sanity_checking or not (last or (trainer.current_epoch + 1) % every == 0):
+            return
+        if trainer.is_global_zero and isinstance(trainer.logger, TensorBoardLogger):
+            _, originals = trainer.datamodule.samples("val", self.images)  # type: ignore[attr-defined]
+            pictures = pixels.to_uint8(pixels.denormalize(originals))
+            grid = pairs_grid(pictures, reconstruct(pl_module, originals))
+            # At the step at which Lightning logs an epoch's numbers.
+            trainer.logger.experiment.add_image("val/reconstructions", grid, trainer.global_step - 1)
+
+
+class MovableCheckpoint(ModelCheckpoint):
+    """A checkpoint of a run whose folder may be moved: it goes on knowing which epoch was best. `ModelCheckpoint` alone
+    would forget it, and put the next epoch in its place.
+    """
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        def here(path: str) -> str:
+            return str(Path(self.dirpath or "") / Path(path).name) if path else path
+
+        moved = {key: here(state_dict[key]) for key in ("best_model_path", "kth_best_model_path", "last_model_path")}
+        kept = {here(path): score for path, score in state_dict["best_k_models"].items()}
+        super().load_state_dict({**state_dict, **moved, "best_k_models": kept, "dirpath": self.dirpath})
+
+
+class LastCheckpoint(MovableCheckpoint):
+    """The state after a whole epoch, from which a run can go on: after the first, the last, and any that ends at least
+    `seconds` after the one saved before, so that short epochs don't spend their time on writing.
+
+    It is written when the epoch's curves are on disk and every scheduler has been stepped, which Lightning does after the
+    epoch's end: so that what goes on from it lacks neither.
+
+    Args:
+        seconds: see above.
+        **options: `ModelCheckpoint`'s.
+    """
+
+    def __init__(self, seconds: float = 20, **options: Any) -> None:
+        super().__init__(save_on_train_epoch_end=True, **options)
+        self.seconds = seconds
+        self.saved = -math.inf
+        self.ended: dict[str, Any] = {}
+
+    def on_train_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        self.ended = {"epoch": trainer.current_epoch, "loop": trainer.fit_loop.state_dict()}
+
+    def on_train_epoch_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        if trainer.strategy.broadcast(time.monotonic() - self.saved >= self.seconds):  # all processes save, or none
+            self._save(trainer, pl_module)
+        self.ended = {}
+
+    def on_train_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        self._save(trainer, pl_module)
+
+    def on_exception(self, trainer: Trainer, pl_module: LightningModule, exception: BaseException) -> None:
+        alone = trainer.world_size == 1  # others may be elsewhere, and never come to save
+        if alone and self.ended and isinstance(exception, KeyboardInterrupt) and trainer.current_epoch > self.ended["epoch"]:
+            self._save(trainer, pl_module)
+
+    def _save(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        if self.ended:
+            for logger in trainer.loggers:
+                if isinstance(logger, TensorBoardLogger):
+                    logger.experiment.flush()
+            super().on_train_epoch_end(trainer, pl_module)
+            self.saved = time.monotonic()
+            self.ended = {}
+
+    def on_save_checkpoint(self, trainer: Trainer, pl_module: LightningModule, checkpoint: dict[str, Any]) -> None:
+        """Dates it back to the end of the epoch, since when no step was taken."""
+        if self.ended:
+            checkpoint["epoch"] = self.ended["epoch"]
+            checkpoint["loops"]["fit_loop"] = self.ended["loop"]
+
+
+class SeededEpochs(Callback):
+    """Random numbers drawn while training, as dropout's, depend on the seed and the epoch alone (and on the process, under
+    DDP), so that a run that goes on draws them again.
+
+    Args:
+        seed: the run's.
+    """
+
+    def __init__(self, seed: int) -> None:
+        self.seed = seed
+
+    def on_train_epoch_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        process = f" {trainer.global_rank}" if trainer.global_rank else ""
+        digest = sha256(f"{self.seed} {trainer.current_epoch}{process}".encode()).digest()
+        seed_everything(int.from_bytes(digest[:4], "big"), verbose=False)
+
+
+class FiniteLoss(Callback):
+    """Ends a run whose loss or weights are no longer finite, before they reach a checkpoint.
+
+    Each loss is judged on the device that computed it; looking at the judgement makes a GPU wait, so it is done every so many
+    batches and after an epoch's last. On a CPU it is done after each batch.
+
+    Args:
+        every: batches between two looks.
+    """
+
+    def __init__(self, every: int = 50) -> None:
+        if every < 1:
+            raise InputError(f"callbacks.finite.every={every} must be at least 1.")
+        self.every = every
+        self.first: Tensor | None = None
+        """The first batch of this epoch with such a loss, as a float; infinite if there is none."""
+
+    def on_train_epoch_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        self.first = None
+
+    def on_train_batch_end(
+        self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Batch, batch_idx: int
+    ) -> None:
+        loss = outputs["loss"].detach()
+        here = torch.where(loss.isfinite(), math.inf, float(batch_idx))
+        self.first = here if self.first is None else torch.minimum(self.first, here)
+        if loss.device.type == "cpu" or trainer.is_last_batch or (batch_idx + 1) % self.every == 0:
+            first = float(trainer.strategy.reduce(self.first, reduce_op="min"))  # of all processes, which end together
+            if first < math.inf:
+                self._end(trainer, "The loss", int(first), batch_idx)
+        if trainer.is_last_batch and not all(weights.isfinite().all() for weights in pl_module.parameters()):
+            self._end(trainer, "A weight", batch_idx, batch_idx)
+
+    def on_validation_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        loss = trainer.callback_metrics.get("val/loss")
+        if loss is not None and not loss.isfinite() and not trainer.sanity_checking:
+            epoch = f"after epoch {trainer.current_epoch + 1}"
+            raise InputError(f"The validation loss is not finite {epoch}: {self._advice(trainer)}.")
+
+    def _end(self, trainer: Trainer, what: str, at: int, now: int) -> NoReturn:
+        files = trainer.datamodule.files_of_batch(trainer.current_epoch, at)  # type: ignore[attr-defined]
+        named = ", ".join(files[:3])
+        if len(files) > 3:
+            path = Path(trainer.default_root_dir) / BATCH_FILE
+            if trainer.is_global_zero:
+                write_whole(path, "".join(f"{name}\n" for name in files).encode())
+            named += f" and {len(files) - 3} more, listed in {path}"
+        step = trainer.fit_loop.epoch_loop.total_batch_idx - (now - at)
+        raise InputError(
+            f"{what} is not finite after step {step + 1} (epoch {trainer.current_epoch + 1}, batch {at + 1}: {named}): "
+            f"{self._advice(trainer)}."
+        )
+
+    def _advice(self, trainer: Trainer) -> str:
+        saved = [Path(one.dirpath or "") / f"{one.filename}.ckpt" for one in trainer.checkpoint_callbacks[::-1]]  # type: ignore
+        good = next((str(path) for path in saved if path.is_file()), "none yet")
+        return f"lower optimizer.lr or look at the images; the last good checkpoint is {good}"
+
+
+class ImagesPerSecond(Callback):
+    """Logs `train/images_per_second`: training images over the wall time of the epoch's training part."""
+
+    def __init__(self) -> None:
+        self.seconds = 0.0
+        self.images = 0
+        self.started = 0.0
+
+    def on_train_epoch_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        self.seconds, self.images = 0.0, 0
+
+    def on_train_batch_start(self, trainer: Trainer, pl_module: LightningModule, batch: Any, batch_idx: int) -> None:
+        if batch_idx == 0:
+            self.started = time.perf_counter()
+
+    def on_train_batch_end(
+        self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Batch, batch_idx: int
+    ) -> None:
+        self.images += len(batch.images)
+        if trainer.is_last_batch:
+            if pl_module.device.type != "cpu":
+                torch.accelerator.synchronize()
+            self.seconds = time.perf_counter() - self.started
+
+    def on_train_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        if self.seconds:
+            rate = self.images / self.seconds  # this process's, to be added to the others'
+            pl_module.log("train/images_per_second", rate, reduce_fx="sum", sync_dist=True)
+
+
+SHOWN = {
+    "train/loss": "train loss {:.5f}",
+    "val/loss": "val loss {:.5f}",
+    "val/psnr": "val PSNR {:.2f} dB",
+    "val/top1": "val top-1 {:.1%}",
+    "train/images_per_second": "{:.0f} images/s",
+}
+"""What the line per epoch says, where it was logged."""
+
+
+class Progress(TQDMProgressBar):
+    """A bar where a person looks on, and in any case one line per epoch, which the run's log keeps.
+
+    Args:
+        refresh_rate: batches between two updates of the bar.
+    """
+
+    def __init__(self, refresh_rate: int = 10) -> None:
+        super().__init__(refresh_rate=refresh_rate if sys.stderr.isatty() else 0, leave=False)
+
+    def get_metrics(self, trainer: Trainer, pl_module: LightningModule) -> dict[str, Any]:
+        """Without Lightning's `v_num`, which here is no number."""
+        return {key: value for key, value in super().get_metrics(trainer, pl_module).items() if key != "v_num"}
+
+    def on_train_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        super().on_train_epoch_end(trainer, pl_module)
+        values = trainer.callback_metrics
+        shown = [label.format(float(values[name])) for name, label in SHOWN.items() if name in values]
+        log.info("  ".join([f"epoch {trainer.current_epoch + 1}/{trainer.max_epochs}", *shown]))

@@ -1,0 +1,147 @@
+"""How far a reconstruction is from its image: in clamped pixels on the [0, 1] scale, and in what the encoder sees in it."""
+
+import math
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor, nn
+from torchmetrics import MeanMetric, MeanSquaredError, MetricCollection, SumMetric
+from torchmetrics.image import StructuralSimilarityIndexMeasure
+
+from inversion.core import pixels
+
+MAX_PSNR = 100.0
+"""dB; what an exact reconstruction is given in place of infinity."""
+
+
+class MeanPSNR(MeanMetric):
+    """The mean of the images' own PSNRs, in dB, each at most `MAX_PSNR`.
+
+    It is higher than the PSNR of the pooled error wherever images differ in difficulty.
+    """
+
+    def update(self, mse: Tensor) -> None:  # type: ignore[override]
+        """Each image's mean squared error on the [0, 1] scale, (B,)."""
+        super().update((-10 * mse.log10()).clamp(max=MAX_PSNR))
+
+
+def quick_metrics(prefix: str) -> MetricCollection:
+    """MSE and mean PSNR of what `mean_squared_errors` gives, (B,): cheap enough for every epoch."""
+    return MetricCollection({"mse": MeanMetric(), "psnr": MeanPSNR()}, prefix=prefix, compute_groups=False)
+
+
+def mean_squared_errors(prediction: Tensor, target: Tensor) -> Tensor:
+    """Each image's mean squared error on the [0, 1] scale at the input's size, (B,).
+
+    Args:
+        prediction, target: (B, 3, s, s) and (B, 3, t, t) around [-1, 1]; either may be as yet unresized. What lies outside
+            is clamped.
+    """
+    distance = pixels.squared_distance(prediction.float().clamp(-1, 1), target)
+    return distance / (4 * target.shape[1] * pixels.INPUT_SIZE**2)
+
+
+class FinalMetrics(nn.Module):
+    """What is reported of a split's pixels.
+
+    `mse`, `psnr` and `ssim` at the input's size; `normalized_error`, the paper's, the mean of ||x - x'|| over the mean
+    distance between two different images of the split (about 1/sqrt(2) for always giving the mean image); `mse_<n>` and
+    `ssim_<n>` at the native n x n, since the input's interpolated pixels flatter every score.
+
+    Args:
+        native_size: n.
+        mean_distance: see `mean_pairwise_distance`.
+    """
+
+    def __init__(self, native_size: int, mean_distance: float) -> None:
+        super().__init__()
+        self.native_size = native_size
+        self.mean_distance = mean_distance
+        self.quick = quick_metrics("")
+        self.ssim = StructuralSimilarityIndexMeasure(data_range=1.0)
+        self.distance = MeanMetric()
+        self.at_native = MetricCollection(
+            {"mse": MeanSquaredError(), "ssim": StructuralSimilarityIndexMeasure(data_range=1.0)}, postfix=f"_{native_size}"
+        )
+
+    def update(self, prediction: Tensor, target: Tensor) -> None:
+        """Both (B, 3, 227, 227) around [-1, 1]."""
+        shown, truth = pixels.denormalize(prediction), pixels.denormalize(target)
+        with torch.autocast(shown.device.type, enabled=False):  # scores stay in float32 in mixed precision too
+            errors = mean_squared_errors(prediction, target)
+            self.quick.update(errors)
+            self.distance.update((errors * target[0].numel()).sqrt())
+            native = [pixels.to_native(images, self.native_size).clamp(0, 1) for images in (shown, truth)]
+            for few in zip(*(_few(images) for images in (shown, truth)), strict=True):
+                self.ssim.update(*few)
+            self.at_native.update(*native)
+
+    def compute(self) -> dict[str, float]:
+        """The numbers by name."""
+        values = {**self.quick.compute(), "ssim": self.ssim.compute(), **self.at_native.compute()}
+        result = {name: float(value) for name, value in values.items()}
+        error = float(self.distance.compute())
+        result["normalized_error"] = error / self.mean_distance if self.mean_distance else math.nan
+        return result
+
+
+class FeatureMetrics(nn.Module):
+    """What the encoder sees in a split's reconstructions, beside what it saw in the images.
+
+    `feature_error`: the root of sum ||f(x') - f(x)||^2 / sum ||f(x) - mean f||^2 over the split, with f the inverted layer's
+    features: 0 where they come back whole, 1 for a reconstruction that is as far off as the mean feature.
+    `top1_agreement`: the share of images whose reconstruction is given the same class.
+    """
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.error = SumMetric()
+        self.square = SumMetric()
+        self.agreement = MeanMetric()
+        self.origin: Tensor | None = None
+        self.sum: Tensor = torch.zeros(())
+        self.count = 0
+
+    def update(self, features: Tensor, true_features: Tensor, logits: Tensor, true_logits: Tensor) -> None:
+        """(B, *feature_shape) twice and (B, classes) twice; the reconstructions' may be one for all images, (1, ...)."""
+        if self.origin is None:  # taken off, so that no precision is lost where features vary little beside their mean
+            self.origin = true_features.mean(0)
+            self.sum = torch.zeros_like(self.origin)
+        offset = true_features - self.origin
+        self.error.update((features - true_features).square().sum())
+        self.square.update(offset.square().sum())
+        self.sum += offset.sum(0)
+        self.count += len(offset)
+        self.agreement.update((logits.argmax(1) == true_logits.argmax(1)).float())
+
+    def compute(self) -> dict[str, float]:
+        """The numbers by name; nan for the error where the features don't vary, as those of a single image."""
+        spread = float(self.square.compute()) - float(self.sum.square().sum()) / self.count
+        error = math.sqrt(float(self.error.compute()) / spread) if spread > 0 else math.nan
+        return {"feature_error": error, "top1_agreement": float(self.agreement.compute())}
+
+
+def _few(images: Tensor) -> Sequence[Tensor]:
+    """In the layout and the portions that a CPU computes SSIM in five times as fast; the result is the same."""
+    return images.contiguous(memory_format=torch.channels_last).split(8 if images.device.type == "cpu" else len(images))
+
+
+def mean_pairwise_distance(native: Tensor, most: int = 2000) -> float:
+    """Mean Euclidean distance, at the input's size and on the [0, 1] scale, between two different images of a set.
+
+    `resize` is linear, y = U x U^T, so with U^T U = L L^T the distances between the images y are those between the small
+    L^T x L: no large image is made.
+
+    Args:
+        native: (N, 3, n, n), uint8.
+        most: of more images, this many, evenly spread, are compared.
+    """
+    native = native.cpu()[torch.linspace(0, len(native) - 1, min(most, len(native))).round().long()]
+    if len(native) < 2:
+        return 0.0
+    matrix = pixels.resize_matrix(native.shape[-1], pixels.INPUT_SIZE)
+    factor = torch.linalg.cholesky(matrix.T @ matrix).float()
+    points = torch.empty(len(native), native[0].numel())
+    for rows, few in zip(points.split(64), native.split(64), strict=True):  # floats of all of them at once would be gigabytes
+        rows.copy_((factor.T @ pixels.denormalize(pixels.normalize(few)) @ factor).flatten(1))
+    return float(torch.pdist(points).double().mean())

@@ -1,0 +1,52 @@
+import json
+
+import pytest
+
+from inversion.core.errors import InputError
+from inversion.data.split import Split, check_disjoint, draw_classes, hold_out
+
+IDS = [f"n{i:08d}" for i in range(200)]
+
+
+def test_classes_are_drawn_by_the_seed_whatever_the_order():
+    assert draw_classes(IDS, 20, 3) == draw_classes(IDS[::-1], 20, 3)
+    assert draw_classes(IDS, 20, 3) != draw_classes(IDS, 20, 4)
+    assert draw_classes(IDS, 20, 3) == sorted(set(draw_classes(IDS, 20, 3)))
+    assert draw_classes(IDS, None, 3) == IDS
+
+
+@pytest.mark.parametrize("number", [0, -1, 201])
+def test_an_impossible_number_of_classes_is_refused(number):
+    with pytest.raises(InputError, match="between 1 and 200"):
+        draw_classes(IDS, number, 0)
+
+
+def test_hold_out_is_seeded_disjoint_and_complete():
+    files = [f"{i}.JPEG" for i in range(500)]
+    kept, held = hold_out(files, 50, 0, "n1")
+    assert len(kept) == 450 and len(held) == 50
+    assert sorted(kept + held) == sorted(files)
+    assert hold_out(files[::-1], 50, 0, "n1") == (kept, held)
+    assert hold_out(files, 50, 1, "n1") != (kept, held)
+    assert hold_out(files, 50, 0, "n2") != (kept, held)
+
+
+@pytest.mark.parametrize("number", [0, 5, 6])
+def test_hold_out_leaves_something_on_both_sides(number):
+    with pytest.raises(InputError, match="has 5 images"):
+        hold_out(list("abcde"), number, 0, "n1")
+
+
+def test_a_file_in_two_parts_and_an_empty_part_are_refused():
+    with pytest.raises(InputError, match="both"):
+        check_disjoint({"train": ["a"], "val": ["a"]})
+    with pytest.raises(InputError, match="no images"):
+        check_disjoint({"train": ["a"], "val": []})
+
+
+def test_save_writes_classes_and_files(tmp_path):
+    split = Split(tmp_path, {"n1": "goldfish"}, ["a"], ["b"], ["c"], {"seed": 0})
+    split.save(tmp_path / "split.json")
+    content = json.loads((tmp_path / "split.json").read_text())
+    assert content["classes"] == [{"id": "n1", "name": "goldfish"}]
+    assert (content["train"], content["val"], content["test"]) == (["a"], ["b"], ["c"])

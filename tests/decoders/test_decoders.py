@@ -1,0 +1,155 @@
+import pytest
+import torch
+from conftest import REPOSITORY
+from hydra import compose, initialize_config_dir
+from hydra.utils import instantiate
+from torch import nn
+
+from inversion.core.errors import InputError
+from inversion.decoders.networks import CompactDecoder, PublishedDecoder, sizes_between
+from inversion.encoders.alexnet import TAPS
+
+
+def configured(decoder, layer, native_size=64):
+    with initialize_config_dir(str(REPOSITORY / "conf"), version_base="1.3"):
+        config = compose("config", [f"decoder={decoder}", f"layer={layer}"])
+    return instantiate(
+        config.decoder, feature_shape=TAPS[layer].shape, native_size=native_size, output_size=227, _convert_="all"
+    )
+
+
+@pytest.mark.parametrize("layer", TAPS)
+@pytest.mark.parametrize("name", ["compact", "published"])
+def test_every_layer_gives_a_linear_image_of_the_inputs_size(name, layer):
+    decoder = configured(name, layer).eval()
+    with torch.no_grad():
+        image = decoder(torch.randn(2, *TAPS[layer].shape))
+    assert image.shape == (2, 3, 227, 227)
+    last = [module for module in decoder.modules() if not isinstance(module, nn.ModuleList)][-1]
+    assert isinstance(last, nn.Conv2d | nn.ConvTranspose2d)
+
+
+# By hand, weights and biases: three 3x3 convolutions, five 5x5 up-convolutions, three fully connected layers of 4096.
+UP = sum(25 * a * b + b for a, b in [(256, 256), (256, 128), (128, 64), (64, 32), (32, 3)])
+
+
+@pytest.mark.parametrize(
+    ("layer", "weights", "working_size"),
+    [
+        ("conv5", 3 * (9 * 256 * 256 + 256) + UP, 192),
+        ("conv2", 9 * 192 * 256 + 256 + 2 * (9 * 256 * 256 + 256) + UP, 416),
+        ("fc6", 3 * (4096 * 4096 + 4096) + UP, 128),
+        ("fc8", 1000 * 4096 + 4096 + 2 * (4096 * 4096 + 4096) + UP, 128),
+        ("conv1", 9 * 64 * 256 + 256 + 2 * (9 * 256 * 256 + 256) + 25 * (256 * 64 + 64 * 32 + 32 * 3) + 99, 216),
+    ],
+)
+def test_published_sizes_are_the_published_ones(layer, weights, working_size):
+    decoder = configured("published", layer)
+    assert sum(parameter.numel() for parameter in decoder.parameters()) == weights
+    with torch.no_grad():
+        assert decoder.draw(torch.zeros(1, *TAPS[layer].shape)).shape[-1] == working_size
+
+
+@pytest.mark.parametrize("layer", TAPS)
+def test_compact_is_smaller_than_published(layer):
+    sizes = [sum(p.numel() for p in configured(name, layer).parameters()) for name in ("compact", "published")]
+    assert sizes[0] < sizes[1] / 2
+
+
+@pytest.mark.parametrize("native_size", [16, 50, 64, 101, 227])
+@pytest.mark.parametrize("layer", ["conv1", "conv5", "fc8"])
+def test_compact_follows_the_datas_resolution(native_size, layer):
+    decoder = configured("compact", layer, native_size).eval()
+    with torch.no_grad():
+        features = torch.zeros(1, *TAPS[layer].shape)
+        assert decoder.draw(features).shape == (1, 3, native_size, native_size)
+        assert decoder(features).shape == (1, 3, 227, 227)
+
+
+@pytest.mark.parametrize(
+    ("kernels", "decoder"),
+    [
+        ([5, 5, 5], lambda: CompactDecoder((8, 4, 4), 64, 227, channels=[8, 4], depth=[1, 1], kernel=5)),
+        ([1, 7], lambda: PublishedDecoder((8, 4, 4), 64, 227, channels=[8], up_channels=[3], kernel=1, up_kernel=7)),
+    ],
+)
+def test_kernels_of_any_odd_side_keep_the_sizes(kernels, decoder):
+    built = decoder().eval()
+    convolutions = [m for m in built.modules() if isinstance(m, nn.Conv2d | nn.ConvTranspose2d)]
+    sides = [m.kernel_size[0] for m in convolutions]
+    assert sides == kernels or [side for side in sides if side > 1] == kernels  # compact has 1x1 ones beside
+    with torch.no_grad():
+        drawn = built.draw(torch.zeros(1, 8, 4, 4))
+    assert drawn.shape == (1, 3, *[64 if isinstance(built, CompactDecoder) else 8] * 2)
+
+
+def test_members_are_networks_of_their_own_whose_mean_is_drawn():
+    options = {"channels": [8, 4], "depth": [1, 1]}
+    torch.manual_seed(0)
+    three = CompactDecoder((8, 4, 4), 64, 227, **options, members=3)
+    torch.manual_seed(0)
+    alone = [CompactDecoder((8, 4, 4), 64, 227, **options) for _ in range(3)]
+    features = torch.randn(2, 8, 4, 4)
+    drawings = three.drawings(features)
+    for drawn, one in zip(drawings, alone, strict=True):
+        torch.testing.assert_close(drawn, one.draw(features))
+    torch.testing.assert_close(three.draw(features), torch.stack(drawings).mean(0))
+
+
+def checkers(images):
+    """Energy at the finest checkerboards (period 2 along either axis) over that of the frequencies beside them."""
+    spectrum = torch.fft.fft2(images - images.mean((-2, -1), keepdim=True)).abs().square().mean((0, 1))
+    n = images.shape[-1] // 2
+    return max(
+        (spectrum[n, 1:n].mean() / spectrum[n - 3, 1:n].mean()), (spectrum[1:n, n].mean() / spectrum[1:n, n - 3].mean())
+    )
+
+
+@pytest.mark.parametrize("layer", ["conv2", "conv5", "fc8"])
+def test_compact_does_not_checker(layer):
+    """Freshly initialised, where transposed and sub-pixel convolutions checker most."""
+    torch.manual_seed(0)
+    features = torch.randn(8, *TAPS[layer].shape)
+    with torch.no_grad():
+        assert checkers(configured("compact", layer).draw(features)) < 1.2
+        assert layer != "conv5" or checkers(configured("published", layer).draw(features)) > 1.2
+
+
+@pytest.mark.parametrize(
+    ("first", "last", "number", "sizes"),
+    [
+        (4, 32, 4, [4, 8, 16, 32]),
+        (6, 32, 3, [6, 14, 32]),
+        (13, 32, 1, [32]),
+        (13, 32, 0, []),
+        (13, 8, 2, [13, 8]),
+        (4, 114, 2, [4, 114]),
+    ],
+)
+def test_working_sizes(first, last, number, sizes):
+    assert sizes_between(first, last, number) == sizes
+
+
+@pytest.mark.parametrize(
+    ("build", "expected"),
+    [
+        (lambda: CompactDecoder((8, 4, 4), 64, 227, channels=[8, 0], depth=[1, 1]), "decoder.channels"),
+        (lambda: CompactDecoder((8, 4, 4), 64, 227, channels=[8, 8], depth=[1]), "decoder.depth"),
+        (lambda: CompactDecoder((8, 4, 4), 64, 227, channels=[], depth=[]), "decoder.channels"),
+        (lambda: CompactDecoder((8,), 64, 227, channels=[8], depth=[1]), "decoder.bottleneck"),
+        (lambda: CompactDecoder((8, 4, 4), 64, 227, channels=[8], depth=[1], members=0), "decoder.members=0"),
+        (lambda: CompactDecoder((8, 4, 4), 64, 227, channels=[8], depth=[1], standardized="zca"), "decoder.standardized=zca"),
+        (lambda: CompactDecoder((8, 4, 4), 64, 227, channels=[8], depth=[1], bottleneck=3), "decoder.bottleneck"),
+        (lambda: CompactDecoder((8, 4, 4), 64, 227, channels=[8], depth=[1], slope=1.5), "decoder.slope"),
+        (lambda: CompactDecoder((8, 4, 4), 64, 227, channels=8, depth=[1]), "decoder.channels=8 must be a list"),
+        (lambda: CompactDecoder((8, 4, 4), 64, 227, channels=[8], depth=1), "decoder.depth=1 must be a list"),
+        (lambda: CompactDecoder((8, 4, 4), 64, 227, channels=[8], depth=[1], kernel=4), "decoder.kernel=4"),
+        (lambda: PublishedDecoder((8, 4, 4), 64, 227, up_channels=[3], up_kernel="5"), "decoder.up_kernel=5"),
+        (lambda: PublishedDecoder((8,), 64, 227, up_channels=[3], hidden=[100]), "decoder.hidden"),
+        (lambda: PublishedDecoder((8, 4, 4), 64, 227, up_channels=[8, 4]), "must end with 3"),
+    ],
+)
+def test_options_that_do_not_fit_are_refused(build, expected, one_line):
+    with pytest.raises(InputError, match=expected) as error:
+        build()
+    one_line(str(error.value))

@@ -1,0 +1,101 @@
+"""Finished runs: their names, their figure and table, and the program that puts them side by side."""
+
+import csv
+import json
+import math
+import shutil
+import subprocess
+import sys
+from dataclasses import replace
+
+import pytest
+from conftest import REPOSITORY, Outcome, run_train
+from PIL import Image
+
+from inversion.core.errors import InputError
+from inversion.results import runs
+
+
+@pytest.fixture(scope="session")
+def other_sweep(sweep, tmp_path_factory):
+    """The same sweep once more, in another folder."""
+    folder = tmp_path_factory.mktemp("other") / "again"
+    shutil.copytree(sweep, folder)
+    return folder
+
+
+def load(*folders):
+    return [runs.FinishedRun.load(folder) for folder in folders]
+
+
+def test_the_table_names_every_layer_and_the_mean_image(sweep):
+    table = runs.format_table(load(sweep / "fc8", sweep / "conv5"))
+    assert [line.split()[:2] for line in table.splitlines()[1:]] == [
+        ["val", "conv5"],
+        ["val", "fc8"],
+        ["val", "mean"],
+        ["test", "conv5"],
+        ["test", "fc8"],
+        ["test", "mean"],
+    ]
+
+
+def test_runs_of_the_same_name_are_told_apart_by_their_sweep(sweep, other_sweep, tmp_path):
+    found = load(sweep / "fc8", sweep / "conv5", other_sweep / "fc8")
+    names = runs.labels(found)
+    assert names == {sweep / "fc8": "out/fc8", sweep / "conv5": "conv5", other_sweep / "fc8": "again/fc8"}
+    table = list(csv.DictReader(runs.write_table(tmp_path, found).open()))
+    assert [row["run"] for row in table] == ["conv5", "again/fc8", "out/fc8"]
+    (path,) = runs.write_figures(tmp_path, found)
+    with Image.open(path) as figure:
+        assert figure.width > 4 * 227  # original, conv5 and both fc8
+
+
+def test_samples_of_other_images_get_a_figure_of_their_own(sweep, tmp_path):
+    (run,) = load(sweep / "fc8")
+    fewer = runs.Samples(["x"], run.samples.originals[:1], run.samples.reconstructions[:1])
+    others = runs.Samples(run.samples.files, 255 - run.samples.originals, run.samples.reconstructions)
+    found = [run, replace(run, samples=fewer), replace(run, samples=others)]
+    paths = runs.write_figures(tmp_path, found)
+    assert [path.name for path in paths] == ["samples.png", "samples_2.png", "samples_3.png"]
+
+
+def test_metrics_that_are_not_finite_become_null(tmp_path):
+    runs.write_metrics(tmp_path, {"val": {"mse": math.nan, "psnr": math.inf, "ssim": 0.5}})
+    assert json.loads((tmp_path / "metrics.json").read_text()) == {"val": {"mse": None, "psnr": None, "ssim": 0.5}}
+
+
+@pytest.mark.parametrize(("name", "content"), [("metrics.json", b"{"), ("samples.pt", b"PK")])
+def test_a_damaged_run_is_named(sweep, tmp_path, name, content):
+    shutil.copytree(sweep / "fc8", tmp_path / "run")
+    (tmp_path / "run" / name).write_bytes(content)
+    with pytest.raises(InputError, match=name):
+        load(tmp_path / "run")
+
+
+def report(*arguments):
+    command = [sys.executable, str(REPOSITORY / "experiments" / "report.py"), *arguments]
+    done = subprocess.run(command, capture_output=True, text=True)
+    return Outcome(done.returncode, done.stdout + done.stderr)
+
+
+def test_the_report_puts_runs_of_several_sweeps_side_by_side(sweep, other_sweep, tmp_path):
+    outcome = report(f"runs=[{sweep},{other_sweep / 'fc8'},{sweep / 'fc8'}]", f"hydra.run.dir={tmp_path}")
+    assert outcome.code == 0, outcome.said
+    assert [row["run"] for row in csv.DictReader((tmp_path / "metrics.csv").open())] == ["conv5", "again/fc8", "out/fc8"]
+    assert "again/fc8" in outcome.said and str(tmp_path / "samples.png") in outcome.said
+
+
+@pytest.mark.parametrize(("arguments", "expected"), [([], "runs must be given"), (["runs=nowhere"], "holds no finished run")])
+def test_a_report_on_nothing(arguments, expected, tmp_path, one_line):
+    outcome = report(*arguments, f"hydra.run.dir={tmp_path}")
+    assert outcome.code == 1 and expected in one_line(outcome.said)
+
+
+def test_a_report_that_fails_fails_the_sweep(sweep, quick, monkeypatch):
+    """The sweep's jobs are finished already, so only its report is made again."""
+    monkeypatch.setattr(
+        runs, "write_figures", lambda *_: (_ for _ in ()).throw(OSError(28, "No space left on device", "x.png"))
+    )
+    outcome = run_train("-m", "layer=conv5,fc8", *quick, f"hydra.sweep.dir={sweep}")
+    assert outcome.code == 1 and "x.png can't be written" in outcome.said

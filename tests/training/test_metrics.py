@@ -1,0 +1,144 @@
+import math
+
+import pytest
+import torch
+
+from inversion.core import pixels
+from inversion.training.metrics import (
+    MAX_PSNR,
+    FeatureMetrics,
+    FinalMetrics,
+    mean_pairwise_distance,
+    mean_squared_errors,
+    quick_metrics,
+)
+
+
+def native_images(number=12, size=64):
+    return torch.randint(0, 256, (number, 3, size, size), generator=torch.Generator().manual_seed(0)).to(torch.uint8)
+
+
+def at_input(native):
+    return pixels.resize(pixels.normalize(native), pixels.INPUT_SIZE)
+
+
+def test_an_offset_of_a_tenth_has_mse_a_hundredth_and_20_db():
+    metrics = quick_metrics("val/")
+    target = torch.zeros(4, 3, 32, 32)
+    metrics.update(mean_squared_errors(target + 0.2, target))  # a tenth of the range of [-1, 1]
+    result = metrics.compute()
+    assert result["val/mse"] == pytest.approx(0.01, rel=1e-4)
+    assert result["val/psnr"] == pytest.approx(20, abs=1e-3)
+
+
+@pytest.mark.parametrize("size", [64, 128, 227, 416])
+def test_errors_are_those_of_the_resized_images(size):
+    """Whatever size the decoder draws at."""
+    target = pixels.normalize(native_images())
+    prediction = 2 * torch.randn(len(target), 3, size, size)
+    shown = pixels.denormalize(pixels.resize(prediction.clamp(-1, 1), pixels.INPUT_SIZE))
+    by_hand = (shown - pixels.denormalize(pixels.resize(target, pixels.INPUT_SIZE))).square().mean(dim=(1, 2, 3))
+    assert torch.allclose(mean_squared_errors(prediction, target), by_hand, rtol=1e-4)
+
+
+def test_psnr_is_the_mean_over_images_not_of_the_pooled_error():
+    metrics = quick_metrics("")
+    metrics.update(torch.tensor([1e-2, 1e-6]))  # 20 and 60 dB
+    assert metrics.compute()["psnr"] == pytest.approx(40, abs=0.01)
+
+
+def test_an_exact_reconstruction_scores_best():
+    target = at_input(native_images())
+    metrics = FinalMetrics(64, mean_distance=10.0)
+    metrics.update(target, target)
+    result = metrics.compute()
+    assert result["mse"] == 0 and result["mse_64"] == 0 and result["normalized_error"] == 0
+    assert result["ssim"] == pytest.approx(1) and result["ssim_64"] == pytest.approx(1)
+    assert result["psnr"] == MAX_PSNR
+
+
+def test_what_lies_outside_the_range_is_clamped():
+    white = torch.ones(2, 3, 227, 227)
+    metrics = FinalMetrics(64, 1.0)
+    metrics.update(white * 5, white)
+    assert metrics.compute()["mse"] == 0
+
+
+def test_native_mse_is_the_native_images_own():
+    target, other = native_images(), native_images().flip(0)
+    metrics = FinalMetrics(64, 1.0)
+    metrics.update(at_input(other), at_input(target))
+    by_hand = ((target.double() - other.double()) / 255).square().mean().item()
+    result = metrics.compute()
+    assert result["mse_64"] == pytest.approx(by_hand, rel=1e-3)
+    assert result["mse"] < result["mse_64"]  # interpolation smooths: 227 px flatter
+
+
+def test_mixed_precision_changes_no_score():
+    target, other = at_input(native_images()), at_input(native_images().flip(0))
+    results = []
+    for mixed in (False, True):
+        metrics = FinalMetrics(64, 1.0)
+        with torch.autocast("cpu", torch.bfloat16, enabled=mixed):
+            metrics.update(other, target)
+        results.append(metrics.compute())
+    assert results[0] == results[1]
+
+
+def test_pairwise_distance_is_that_of_the_resized_images():
+    native = native_images(6, 32)
+    large = pixels.denormalize(at_input(native)).flatten(1).double()
+    assert mean_pairwise_distance(native) == pytest.approx(torch.pdist(large).mean().item(), rel=1e-4)
+
+
+def test_the_mean_image_scores_one_over_root_two():
+    native = native_images(80, 16)
+    target = at_input(native)
+    metrics = FinalMetrics(16, mean_pairwise_distance(native))
+    metrics.update(target.mean(0, keepdim=True).expand_as(target), target)
+    assert metrics.compute()["normalized_error"] == pytest.approx(1 / math.sqrt(2), abs=0.01)
+
+
+@pytest.mark.parametrize("value", [0, 128, 255])
+def test_images_of_one_colour_break_nothing(value):
+    native = torch.full((3, 3, 16, 16), value, dtype=torch.uint8)
+    metrics = FinalMetrics(16, mean_pairwise_distance(native))
+    metrics.update(at_input(native), at_input(native))
+    result = metrics.compute()
+    assert math.isnan(result.pop("normalized_error"))  # all images are the same: there is no distance to divide by
+    assert all(math.isfinite(number) for number in result.values())
+
+
+def feature_metrics(features, truth, logits=None, true_logits=None, size=4):
+    metrics = FeatureMetrics()
+    true_logits = torch.eye(len(truth)) if true_logits is None else true_logits
+    logits = true_logits if logits is None else logits
+    for batch in zip(*(tensor.split(size) for tensor in (features, truth, logits, true_logits)), strict=True):
+        metrics.update(*batch)
+    return metrics.compute()
+
+
+def test_feature_error_is_the_distance_beside_the_features_spread():
+    generator = torch.Generator().manual_seed(0)
+    # As those of an untrained network's fc8: they vary little around a common value.
+    truth = 0.01 + 0.0004 * torch.randn(12, 5, 2, 2, generator=generator)
+    features = truth + 0.0002 * torch.randn(truth.shape, generator=generator)
+    spread = (truth - truth.mean(0)).square().sum()
+    expected = math.sqrt((features - truth).square().sum() / spread)
+    assert feature_metrics(features, truth)["feature_error"] == pytest.approx(expected, rel=1e-3)
+    assert feature_metrics(truth, truth)["feature_error"] == 0
+    assert feature_metrics(truth.mean(0).expand_as(truth), truth)["feature_error"] == pytest.approx(1, rel=1e-3)
+
+
+def test_one_reconstruction_may_stand_for_all_images():
+    truth, one = torch.rand(4, 6), torch.rand(1, 6)
+    logits, true_logits = torch.tensor([[0.0, 1.0]]), torch.tensor([[0.0, 1.0], [2.0, 1.0], [0.0, 3.0], [1.0, 5.0]])
+    metrics = FeatureMetrics()
+    metrics.update(one, truth, logits, true_logits)
+    assert metrics.compute()["top1_agreement"] == 0.75
+    expanded = feature_metrics(one.expand(4, -1), truth, logits.expand(4, -1), true_logits)
+    assert metrics.compute() == pytest.approx(expanded)
+
+
+def test_a_single_image_has_no_spread():
+    assert math.isnan(feature_metrics(torch.ones(1, 3), torch.zeros(1, 3))["feature_error"])

@@ -1,0 +1,299 @@
+"""Whole runs and sweeps of train.py: what they leave behind, how they fail, how they go on."""
+
+import csv
+import errno
+import gc
+import json
+import math
+import multiprocessing
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import time
+import weakref
+from hashlib import sha256
+
+import pytest
+import torch
+from conftest import REPOSITORY, TRAINED, Outcome, needs_trained_encoder, run_train
+from PIL import Image
+
+from inversion.core.files import kept_for_this_process
+from inversion.core.images import read_image
+
+NUMBERS = {"mse", "psnr", "ssim", "normalized_error", "mse_64", "ssim_64", "feature_error", "top1_agreement"}
+
+
+@pytest.mark.parametrize("layer", ["conv5", "fc8"])
+def test_a_run_leaves_what_was_promised(sweep, layer):
+    folder = sweep / layer
+    metrics = json.loads((folder / "metrics.json").read_text())
+    assert metrics["layer"] == layer
+    for part in ("val", "test"):
+        assert set(metrics[part]) == NUMBERS | {"mean_image"}
+        assert set(metrics[part]["mean_image"]) == NUMBERS
+        assert all(math.isfinite(metrics[part][key]) for key in NUMBERS)
+    split = json.loads((folder / "split.json").read_text())
+    assert [len(split[part]) for part in ("train", "val", "test")] == [12, 6, 6]
+    assert all(set(entry) == {"id", "name"} for entry in split["classes"])
+    for name in (".hydra/config.yaml", "tensorboard", "samples.png", "checkpoints/best.ckpt", "checkpoints/last.ckpt"):
+        assert (folder / name).exists(), name
+
+
+@pytest.mark.parametrize("layer", ["conv5", "fc8"])
+@pytest.mark.parametrize("name", ["best", "last"])
+def test_checkpoints_load_safely_and_hold_the_decoder_alone(sweep, layer, name):
+    checkpoint = torch.load(sweep / layer / "checkpoints" / f"{name}.ckpt", weights_only=True)
+    prefixes = {key.split(".")[0] for key in checkpoint["state_dict"]}
+    assert prefixes == {"decoder", "standardize"}
+    if name == "last":
+        assert checkpoint["epoch"] == 1 and checkpoint["optimizer_states"]
+
+
+def test_both_layers_share_split_and_mean_image(sweep):
+    first, second = (json.loads((sweep / layer / "metrics.json").read_text()) for layer in ("conv5", "fc8"))
+    pixels = [{**one["test"]["mean_image"], "feature_error": None} for one in (first, second)]  # features are the layer's own
+    assert pixels[0] == pixels[1]
+    assert first["test"]["mse"] != second["test"]["mse"]
+
+
+def test_a_sweep_ends_with_figure_and_table(sweep):
+    rows = list(csv.DictReader((sweep / "metrics.csv").open()))
+    assert [row["layer"] for row in rows] == ["conv5", "fc8"]
+    for row in rows:
+        metrics = json.loads((sweep / row["layer"] / "metrics.json").read_text())
+        assert float(row["val_mse"]) == metrics["val"]["mse"]
+        assert float(row["test_mse"]) == metrics["test"]["mse"]
+        assert float(row["test_mean_image_ssim"]) == metrics["test"]["mean_image"]["ssim"]
+    with Image.open(sweep / "samples.png") as figure:
+        assert figure.width > 3 * 227 and figure.height > 6 * 227  # three columns; six validation images
+
+
+def test_test_false_leaves_the_test_split_untouched(quick, tmp_path, monkeypatch):
+    from inversion.data.datamodule import ImageDataModule
+
+    asked = []
+    images = ImageDataModule.images
+    monkeypatch.setattr(ImageDataModule, "images", lambda self, part: asked.append(part) or images(self, part))
+    assert run_train("layer=conv5", *quick, "test=false", "trainer.max_epochs=1", f"hydra.run.dir={tmp_path}").code == 0
+    assert "val" in asked and "test" not in asked
+    assert "test" not in json.loads((tmp_path / "metrics.json").read_text())
+
+
+def test_ones_own_images(tmp_path):
+    from test_image_folder import fill
+
+    fill(tmp_path / "photos", 12, size=(48, 40))
+    options = ["data=folder", f"data.root={tmp_path / 'photos'}", f"data.cache={tmp_path / 'cache'}"]
+    options += ["encoder.weights=random", "trainer.max_epochs=1"]
+    assert run_train("layer=conv5", *options, f"hydra.run.dir={tmp_path / 'out'}").code == 0
+    assert {"mse_40", "ssim_40"} <= set(json.loads((tmp_path / "out" / "metrics.json").read_text())["val"])
+
+
+def test_optimiser_scheduler_loss_and_callbacks_are_replaceable(quick, tmp_path):
+    options = [
+        "optimizer._target_=torch.optim.SGD",
+        "~optimizer.betas",
+        "scheduler._target_=torch.optim.lr_scheduler.ReduceLROnPlateau",  # has to be told what to watch
+        "~scheduler.T_max",
+        "loss._target_=torch.nn.SmoothL1Loss",
+        "~loss.tv",
+        "~callbacks.progress",
+        "~callbacks.images_per_second",
+        "~callbacks.grid",
+    ]
+    assert run_train("layer=conv5", *quick, *options, "test=false", f"hydra.run.dir={tmp_path}") == Outcome(0, "")
+    assert (tmp_path / "metrics.json").is_file()
+
+
+def test_a_finished_run_is_not_repeated(sweep, quick, capsys):
+    before = (sweep / "fc8" / "metrics.json").stat().st_mtime_ns
+    assert run_train("layer=fc8", *quick, f"hydra.run.dir={sweep / 'fc8'}").code == 0
+    assert (sweep / "fc8" / "metrics.json").stat().st_mtime_ns == before
+
+
+def test_a_finished_job_whose_config_has_changed_is_not_skipped_in_silence(sweep, quick, tmp_path):
+    folder = shutil.copytree(sweep, tmp_path / "sweep")
+    before = {path: path.read_bytes() for path in (*folder.glob("*/*.json"), *folder.glob("*/checkpoints/*"))}
+    options = ["trainer.max_epochs=3", "data.val_per_class=3"]
+    for option, expected in zip(options, ["trainer.max_epochs=2, not 3", "another draw of images"], strict=True):
+        outcome = run_train("-m", "layer=conv5,fc8", *quick, option, f"hydra.sweep.dir={folder}")
+        assert outcome.code == 1 and outcome.said.count(expected) == 2
+    assert all(path.read_bytes() == content for path, content in before.items())
+    assert run_train("-m", "layer=conv5,fc8", *quick, f"hydra.sweep.dir={folder}") == Outcome(0, "")
+
+
+def test_all_that_repeats_a_run_lies_in_its_folder(sweep, made_root):
+    told = json.loads((sweep / "fc8" / "provenance.json").read_text())
+    assert told["command"].startswith("python train.py layer=fc8") and told["config"]["layer"] == {"name": "fc8"}
+    assert told["commit"] and {"python", "torch", "torchvision", "lightning", "pillow"} <= set(told["versions"])
+    best = torch.load(sweep / "fc8" / "checkpoints" / "best.ckpt", weights_only=True)["inversion"]
+    assert (told["sha256"]["encoder"], told["sha256"]["split"]) == (best["encoder"], best["split"])
+    split = json.loads((sweep / "fc8" / "split.json").read_text())
+    for part in ("train", "val", "test"):
+        images = torch.stack([read_image(made_root / name, 64) for name in split[part]])
+        assert told["sha256"][f"{part} images"] == sha256(images.numpy().data).hexdigest()
+
+
+def test_what_differs_when_a_run_goes_on_is_said(sweep, quick, tmp_path, capsys):
+    folder = shutil.copytree(sweep / "fc8", tmp_path / "run")
+    (folder / "metrics.json").unlink()
+    path = folder / "provenance.json"
+    path.write_text(path.read_text().replace('"commit": "', '"commit": "0'))
+    assert run_train("layer=fc8", *quick, f"hydra.run.dir={folder}").code == 0
+    assert "This run began with commit 0" in capsys.readouterr().out
+
+
+def hold(folder, ready):
+    with kept_for_this_process(folder):
+        ready.set()
+        time.sleep(600)
+
+
+@pytest.mark.parametrize("place", ["hydra.run.dir", "hydra.sweep.dir"])
+def test_a_second_run_in_one_folder_is_refused_until_the_first_is_gone(quick, tmp_path, one_line, place):
+    context = multiprocessing.get_context("fork")
+    ready = context.Event()
+    first = context.Process(target=hold, args=(tmp_path, ready))
+    first.start()
+    assert ready.wait(30)
+    options = ["layer=conv5", *quick, "test=false", "trainer.max_epochs=1", f"{place}={tmp_path}"]
+    options += ["-m"] if place == "hydra.sweep.dir" else []
+    outcome = run_train(*options)
+    assert outcome.code == 1 and f"{tmp_path} is in use by another run" in one_line(outcome.said)
+    assert not list(tmp_path.rglob("*.ckpt"))
+    first.kill()
+    first.join()
+    assert run_train(*options) == Outcome(0, "")
+
+
+def test_sigterm_while_images_are_extracted_tidies_up(archive, quick, tmp_path):
+    """Before Lightning has a say."""
+    places = [f"data.archive={archive}", f"data.root={tmp_path / 'data'}", f"hydra.run.dir={tmp_path / 'out'}"]
+    script = "import sys, time, zipfile, train\nwhole = zipfile.ZipFile.open\n"
+    script += "zipfile.ZipFile.open = lambda *arguments: time.sleep(1) or whole(*arguments)\ntrain.command()"
+    command = [sys.executable, "-c", script, "layer=fc8", *quick, *places]
+    process = subprocess.Popen(command, cwd=REPOSITORY, stderr=subprocess.PIPE, text=True)
+    deadline = time.monotonic() + 120
+    while not list(tmp_path.glob("data/.tiny*.partial/*")) and time.monotonic() < deadline:
+        time.sleep(0.05)
+    process.terminate()
+    _, said = process.communicate(timeout=60)
+    assert process.returncode == 143 and "Interrupted: nothing to go on from yet." in said and "Traceback" not in said
+    assert {path.name for path in (tmp_path / "data").iterdir()} == {".lock"}
+
+
+def test_a_disk_that_fills_up_leaves_a_run_that_can_go_on(quick, tmp_path, monkeypatch, one_line):
+    from inversion.results import runs
+
+    def full(folder, *_):
+        raise OSError(errno.ENOSPC, "No space left on device", str(folder / "metrics.json"))
+
+    options = ["layer=conv5", *quick, "test=false", "trainer.max_epochs=1", f"hydra.run.dir={tmp_path}"]
+    with monkeypatch.context() as patch:
+        patch.setattr(runs, "write_metrics", full)
+        outcome = run_train(*options)
+    said = one_line(outcome.said)
+    assert outcome.code == 1 and f"{tmp_path / 'metrics.json'} can't be written (No space left on device)" in said
+    assert f"{tmp_path / 'checkpoints' / 'last.ckpt'}; the same command with hydra.run.dir='{tmp_path}' goes on" in said
+    assert run_train(*options) == Outcome(0, "")
+
+
+def test_a_failed_job_takes_nothing_with_it(quick, tmp_path):
+    """conv5 has four sizes and fc8 five, so these depths fit conv5 alone."""
+    options = ["layer=fc8,conv5", "decoder.depth=[1,1,1,0]", "trainer.max_epochs=1", "test=false"]
+    outcome = run_train("-m", *quick, *options, f"hydra.sweep.dir={tmp_path}")
+    assert outcome.code == 1
+    assert "fc8" in outcome.said and "decoder.depth" in outcome.said and "conv5 (" not in outcome.said
+    assert [row["layer"] for row in csv.DictReader((tmp_path / "metrics.csv").open())] == ["conv5"]
+    assert (tmp_path / "samples.png").is_file()
+    assert "decoder.depth" in (tmp_path / "fc8" / "failed.txt").read_text()
+
+
+def test_a_failed_jobs_model_is_given_back_before_the_next_starts(quick, tmp_path, monkeypatch):
+    from inversion.training import evaluation
+
+    models = []
+
+    def fail_once(reconstructor, *arguments):
+        if not models:
+            models.append(weakref.ref(reconstructor[-1]))
+            raise RuntimeError("for the test")
+        gc.collect()
+        models.append(models[0]() is None)
+        return dict.fromkeys(NUMBERS, 0.5) | {"mean_image": dict.fromkeys(NUMBERS, 0.5)}
+
+    monkeypatch.setattr(evaluation, "evaluate", fail_once)
+    options = ["layer=fc8,conv5", "trainer.max_epochs=1", "test=false"]
+    outcome = run_train("-m", *quick, *options, f"hydra.sweep.dir={tmp_path}")
+    assert outcome.code == 1 and "RuntimeError: for the test" in outcome.said
+    assert models[1] is True
+
+
+def test_other_swept_keys_are_in_the_folders_names(quick, tmp_path):
+    options = ["layer=conv5", "seed=1,2", "trainer.max_epochs=1", "test=false"]
+    assert run_train("-m", *quick, *options, f"hydra.sweep.dir={tmp_path}") == Outcome(0, "")
+    assert {path.name for path in tmp_path.iterdir() if path.is_dir()} == {"conv5_seed-1", "conv5_seed-2"}
+    assert len(list(csv.DictReader((tmp_path / "metrics.csv").open()))) == 2
+
+
+@pytest.mark.parametrize(("sent", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
+def test_a_stopped_run_keeps_and_names_its_last_checkpoint_and_goes_on(quick, tmp_path, sent, code):
+    """A real process, a real signal; the run that goes on ends as one that was never stopped."""
+    options = ["layer=fc8", *quick, "scheduler=step", "test=false", f"hydra.run.dir={tmp_path / 'out'}"]
+    command = [sys.executable, str(REPOSITORY / "train.py"), *options, "trainer.max_epochs=400"]
+    process = subprocess.Popen(
+        command,
+        cwd=tmp_path,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),  # tests in the background inherit it ignored
+    )
+    last = tmp_path / "out" / "checkpoints" / "last.ckpt"
+    deadline = time.monotonic() + 120
+    while not last.exists() and time.monotonic() < deadline:
+        time.sleep(0.05)
+    os.kill(process.pid, sent)
+    said, _ = process.communicate(timeout=60)
+    assert process.returncode == code
+    assert str(last) in said and f"hydra.run.dir='{tmp_path / 'out'}'" in said and "Traceback" not in said
+    assert not (tmp_path / "out" / "metrics.json").exists()
+    done = torch.load(last, weights_only=True)["epoch"] + 1
+    assert done < 400
+
+    more = [f"trainer.max_epochs={done + 1}"]
+    assert run_train(*options, *more).code == 0
+    assert run_train(*options, *more, f"hydra.run.dir={tmp_path / 'whole'}").code == 0
+    gone_on, whole = (
+        torch.load(tmp_path / name / "checkpoints" / "last.ckpt", weights_only=True) for name in ("out", "whole")
+    )
+    for key, value in whole["state_dict"].items():
+        assert torch.equal(gone_on["state_dict"][key], value), key
+
+
+def test_an_output_folder_behind_a_link(quick, tmp_path):
+    (tmp_path / "real").mkdir()
+    (tmp_path / "link").symlink_to(tmp_path / "real")
+    options = ["layer=conv5", *quick, "trainer.max_epochs=1", "test=false", f"hydra.run.dir={tmp_path / 'link' / 'out'}"]
+    assert run_train(*options) == Outcome(0, "")
+
+
+def test_works_from_another_working_directory(quick, tmp_path):
+    options = ["layer=conv5", *quick, "trainer.max_epochs=1", "test=false", "hydra.run.dir=here"]
+    command = [sys.executable, str(REPOSITORY / "train.py"), *options]
+    subprocess.run(command, cwd=tmp_path, check=True, capture_output=True)
+    assert (tmp_path / "here" / "metrics.json").is_file()
+
+
+@needs_trained_encoder
+@pytest.mark.parametrize(
+    ("layer", "decoder", "standardized"),
+    [("conv5", "published", False), ("conv5", "compact", True), ("fc6", "compact", False)],
+)
+def test_a_decoder_gets_the_features_of_trained_weights_as_it_wants_them(layer, decoder, standardized, quick, tmp_path):
+    options = [f"encoder.weights={TRAINED}", "trainer.max_epochs=1", "test=false", f"decoder={decoder}"]
+    assert run_train(f"layer={layer}", *quick, *options, f"hydra.run.dir={tmp_path / 'run'}").code == 0
+    assert json.loads((tmp_path / "run" / "metrics.json").read_text())["standardize"] is standardized

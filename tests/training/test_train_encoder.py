@@ -1,0 +1,173 @@
+"""experiments/train_encoder.py: what it learns from, what it leaves, that it goes on."""
+
+import json
+import shutil
+import signal
+import subprocess
+import sys
+
+import pytest
+import torch
+from conftest import REPOSITORY, run_experiment, run_train
+
+from inversion.core.errors import InputError
+from inversion.data.tiny_imagenet import read_split
+from inversion.encoders.alexnet import Encoder
+from inversion.training.classifier import Classifier
+
+
+def train_encoder(*arguments):
+    command = [sys.executable, str(REPOSITORY / "experiments" / "train_encoder.py"), *arguments]
+    return subprocess.run(command, capture_output=True, text=True)
+
+
+@pytest.fixture(scope="module")
+def options(made_root, tmp_path_factory):
+    return [
+        f"data.root={made_root}",
+        f"data.cache={tmp_path_factory.mktemp('cache')}",
+        "data.classes=3",
+        "data.val_per_class=2",
+        "data.batch_size=4",
+        "trainer.accelerator=cpu",
+        "trainer.precision=32-true",
+    ]
+
+
+@pytest.fixture(scope="module")
+def trained(options, tmp_path_factory):
+    folder = tmp_path_factory.mktemp("encoder") / "out"
+    done = train_encoder(*options, "trainer.max_epochs=2", f"hydra.run.dir={folder}")
+    assert done.returncode == 0, done.stderr
+    assert f"encoder.weights={folder / 'alexnet.pt'}" in done.stdout
+    return folder
+
+
+def test_what_it_leaves(trained):
+    metrics = json.loads((trained / "metrics.json").read_text())
+    for part in ("val", "test"):
+        assert 0 <= metrics[part]["top1"] <= 1 and metrics[part]["loss"] > 0
+    assert metrics["epochs"] == 2 and len(metrics["classes"]) == 3
+    state = torch.load(trained / "checkpoints" / "last.ckpt", weights_only=True)
+    assert state["epoch"] == 1 and state["global_step"] == 6
+
+
+def test_its_weights_are_an_encoder(trained, quick, tmp_path):
+    weights = trained / "alexnet.pt"
+    assert Encoder("fc8", str(weights)).feature_shape == (3,)
+    options = [*quick, f"encoder.weights={weights}", "trainer.max_epochs=1", "test=false", f"hydra.run.dir={tmp_path}"]
+    assert run_train("layer=fc8", *options).code == 0
+
+
+def test_it_goes_on_where_it_was_cut(trained, options, tmp_path):
+    """A checkpoint of its last epoch, but no result yet."""
+    folder = tmp_path / "out"
+    (folder / "checkpoints").mkdir(parents=True)
+    (folder / "checkpoints" / "last.ckpt").write_bytes((trained / "checkpoints" / "last.ckpt").read_bytes())
+    done = train_encoder(*options, "trainer.max_epochs=2", f"hydra.run.dir={folder}")
+    assert done.returncode == 0 and "Going on from" in done.stdout
+    whole, again = (torch.load(path / "alexnet.pt", weights_only=True) for path in (trained, folder))
+    assert all(torch.equal(whole[key], again[key]) for key in whole)  # it was at its end
+    again = train_encoder(*options, "trainer.max_epochs=2", f"hydra.run.dir={folder}")
+    assert "holds this run, finished" in again.stdout
+
+
+def test_killed_in_its_second_epoch_it_ends_as_if_it_was_not(trained, options, tmp_path):
+    """Its dropout and crops are drawn again as they were."""
+    program = REPOSITORY / "experiments" / "train_encoder.py"
+    script = f"""
+import os, runpy, signal, sys
+from inversion.training.classifier import Classifier
+step = Classifier.training_step
+def deadly(self, batch, batch_idx):
+    if self.trainer.current_epoch == 1 and batch_idx == 1:
+        os.kill(os.getpid(), signal.SIGKILL)
+    return step(self, batch, batch_idx)
+Classifier.training_step = deadly
+sys.argv[0] = {str(program)!r}
+runpy.run_path({str(program)!r}, run_name="__main__")
+"""
+    arguments = [*options, "trainer.max_epochs=2", f"hydra.run.dir={tmp_path / 'out'}"]
+    killed = subprocess.run([sys.executable, "-c", script, *arguments], cwd=REPOSITORY, capture_output=True, text=True)
+    assert killed.returncode == -signal.SIGKILL, killed.stderr
+    done = train_encoder(*arguments)
+    assert done.returncode == 0 and "Going on from" in done.stdout
+    whole, again = (torch.load(path / "alexnet.pt", weights_only=True) for path in (trained, tmp_path / "out"))
+    assert all(torch.equal(whole[key], again[key]) for key in whole)
+
+
+@pytest.mark.parametrize(
+    ("option", "expected"), [("trainer.max_epochs=3", "trainer.max_epochs=2, not 3"), ("classifier.lr=1", "classifier.lr")]
+)
+def test_another_training_is_not_continued(trained, options, tmp_path, one_line, option, expected):
+    folder = tmp_path / "out"
+    (folder / "checkpoints").mkdir(parents=True)
+    (folder / "checkpoints" / "last.ckpt").write_bytes((trained / "checkpoints" / "last.ckpt").read_bytes())
+    done = train_encoder(*options, "trainer.max_epochs=2", option, f"hydra.run.dir={folder}")
+    assert done.returncode == 1 and expected in one_line(done.stderr)
+
+
+def test_a_full_output_folder_is_told_before_the_training(options, tmp_path, one_line, monkeypatch):
+    monkeypatch.setattr(shutil, "disk_usage", lambda path: shutil._ntuple_diskusage(10**12, 10**12 - 10**9, 10**9))
+    outcome = run_experiment("train_encoder", *options, f"hydra.run.dir={tmp_path / 'out'}")
+    assert outcome.code != 0 and "MiB free, and this run needs" in one_line(outcome.said)
+
+
+def test_it_learns(made_root):
+    """A few images by heart."""
+    from inversion.data.tiny_imagenet import TinyImageNet
+
+    torch.manual_seed(0)
+    data = TinyImageNet(str(made_root), classes=2, val_per_class=2, batch_size=8)
+    data.setup("fit")
+    model = Classifier(2, "published", lr=3e-4, weight_decay=0.0, label_smoothing=0.0, smallest_crop=1.0)
+    model.log = model.log_dict = lambda *arguments, **options: None
+    optimizer = torch.optim.AdamW(model.parameters(), lr=3e-4)
+    batch = data.on_after_batch_transfer(next(iter(data.train_dataloader())), 0)
+    losses = []
+    for _ in range(24):
+        loss = model.training_step(batch, 0)
+        optimizer.zero_grad()
+        loss.backward()
+        optimizer.step()
+        losses.append(loss.item())
+    assert losses[-1] < 0.5 * losses[0]
+
+
+@pytest.mark.parametrize(
+    ("option", "expected"),
+    [({"smallest_crop": 0}, "smallest_crop"), ({"label_smoothing": 1}, "label_smoothing"), ({"classes": 1}, "at least 2")],
+)
+def test_impossible_options_are_refused(option, expected, one_line):
+    options = {
+        "classes": 3,
+        "input_stats": "imagenet",
+        "lr": 1e-3,
+        "weight_decay": 0,
+        "label_smoothing": 0,
+        "smallest_crop": 1,
+    }
+    with pytest.raises(InputError, match=expected) as error:
+        Classifier(**{**options, **option})
+    one_line(str(error.value))
+
+
+def test_labels_are_the_files_own_classes(made_root):
+    split = read_split(made_root, 3, 2, 0)
+    for part in ("train", "val"):
+        ids = [list(split.classes)[label] for label in split.labels(part)]
+        assert ids == [file.split("/")[1] for file in split.files(part)]
+    annotations = dict(line.split("\t")[:2] for line in (made_root / "val" / "val_annotations.txt").read_text().splitlines())
+    ids = [list(split.classes)[label] for label in split.labels("test")]
+    assert ids == [annotations[file.split("/")[-1]] for file in split.files("test")]
+
+
+def test_present_takes_the_classes_whose_images_are_there(made_root, tmp_path):
+    root = tmp_path / "part"
+    shutil.copytree(made_root, root)
+    gone = sorted(path.name for path in (root / "train").iterdir())[:17]
+    for name in gone:
+        shutil.rmtree(root / "train" / name)
+    split = read_split(root, "present", 2, 0)
+    assert len(split.classes) == 3 and not set(split.classes) & set(gone)
+    assert set(split.val) < set(read_split(made_root, None, 2, 0).val)  # the same images of a class are set aside
