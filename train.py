@@ -74,21 +74,21 @@ def train(cfg: DictConfig, folder: Path) -> dict[str, Any] | None:
     encoder = build("encoder", cfg.encoder)
     datamodule = build("data", cfg.data)
     datamodule.prepare_data()
-    record = checkpoints.record(cfg, trainer.precision, datamodule.split, datamodule.native_size, encoder)
+    metadata = checkpoints.metadata(cfg, trainer.precision, datamodule.split, datamodule.native_size, encoder)
     if runs.is_finished(folder):
-        decisive = (*checkpoints.ALSO_OF_FINISHED, *checkpoints.DECISIVE)
-        checkpoints.check_goes_on(checkpoints.path_of(folder, checkpoints.BEST), record, decisive)
+        must_match = (*checkpoints.MUST_MATCH_FINISHED, *checkpoints.MUST_MATCH)
+        checkpoints.check_resumes(checkpoints.path_of(folder, checkpoints.BEST), metadata, must_match)
         log.info(f"{folder} holds this run, finished: give another hydra.run.dir, or delete it to run again.")
         return None
     last = checkpoints.path_of(folder, checkpoints.LAST)
-    going_on = checkpoints.check_goes_on(last, record) if last.is_file() else None
+    resumed = checkpoints.check_resumes(last, metadata) if last.is_file() else None
     datamodule.setup("fit")
     if cfg.test:  # a broken test image is better found now than after the training
         datamodule.images("test")
-    model = build_module(InversionModule, cfg, encoder, datamodule.native_size, record)
+    model = build_module(InversionModule, cfg, encoder, datamodule.native_size, metadata)
     decoder, standardize = model.decoder, model.standardize
-    if going_on:
-        checkpoints.check_fits(last, going_on, model)
+    if resumed:
+        checkpoints.check_fits(last, resumed, model)
     check_disk_space(folder, decoder)
     parameters = sum(parameter.numel() for parameter in decoder.parameters())
     split = datamodule.split
@@ -103,14 +103,14 @@ def train(cfg: DictConfig, folder: Path) -> dict[str, Any] | None:
     parts = ("train", "val", "test") if cfg.test else ("train", "val")
     if trainer.is_global_zero:
         split.save(folder / "split.json")
-        write_provenance(folder, command, record, datamodule, parts, trainer.strategy.root_device, goes_on=bool(going_on))
-    if going_on:
+        write_provenance(folder, command, metadata, datamodule, parts, trainer.strategy.root_device, resumed=bool(resumed))
+    if resumed:
         log.info(f"Going on from {last}")
-    trainer.logger = logger = build_logger(folder, record["config"], going_on)
+    trainer.logger = logger = build_logger(folder, metadata["config"], resumed)
     encode_once(cfg, encoder, datamodule, trainer.strategy.root_device)
     if trainer.world_size > 1:  # by the first process alone, before it starts the others
         datamodule.cache_features(encoder.to(trainer.strategy.root_device), [cfg.layer.name], trainer.strategy.root_device)
-    fit(trainer, model, datamodule=datamodule, ckpt_path=last if going_on else None, weights_only=True)
+    fit(trainer, model, datamodule=datamodule, ckpt_path=last if resumed else None, weights_only=True)
     if not trainer.is_global_zero:
         return None
 

@@ -40,7 +40,7 @@ from hydra.core.hydra_config import HydraConfig
 from omegaconf import DictConfig, ListConfig, OmegaConf
 
 from inversion.core.errors import InputError
-from inversion.core.files import write_whole
+from inversion.core.files import write_atomic
 from inversion.encoders.alexnet import TAPS
 from inversion.launch import command_line
 from inversion.studies.timing import (
@@ -259,7 +259,7 @@ def benchmark(cfg: DictConfig, folder: Path) -> None:
     with tempfile.TemporaryDirectory(dir=folder) as scratch:
         found = measure(cfg, Path(scratch).resolve())
     log.info(report(found))
-    write_whole(folder / "benchmark.json", json.dumps(found, indent=2, allow_nan=False).encode())
+    write_atomic(folder / "benchmark.json", json.dumps(found, indent=2, allow_nan=False).encode())
     log.info(f"Numbers  {folder / 'benchmark.json'}")
     a, c = (found["projection_s"][side]["sum"] for side in "ac")
     log.info(f"whole sweep: {c:.1f} s against {a:.1f} s, {a / c:.2f}x")

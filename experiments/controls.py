@@ -90,18 +90,18 @@ def training_options(run: Path) -> list[str]:
     return list(OmegaConf.load(path))
 
 
-def check_repeatable(run: Path, record: Mapping[str, Any], same_epochs: bool) -> None:
+def check_repeatable(run: Path, metadata: Mapping[str, Any], same_epochs: bool) -> None:
     """Raises InputError where a run's options no longer mean what they did when it was trained, since defaults have changed:
     what is trained here would be another recipe.
     """
-    decisive = [key for key in checkpoints.DECISIVE if key != "trainer.precision"]  # here `auto`
-    decisive += [f"data.{key}" for key in IMAGES]
-    decisive += ["trainer.max_epochs"] if same_epochs else []
+    must_match = [key for key in checkpoints.MUST_MATCH if key != "trainer.precision"]  # here `auto`
+    must_match += [f"data.{key}" for key in IMAGES]
+    must_match += ["trainer.max_epochs"] if same_epochs else []
     try:
         now = compose("config", training_options(run))
     except (HydraException, OmegaConfBaseException) as error:
         raise InputError(f"{run} has options that are no longer there: train it anew to compare with it.") from error
-    if difference := checkpoints.first_difference(record["config"], now, decisive):
+    if difference := checkpoints.first_difference(metadata["config"], now, must_match):
         raise InputError(f"{run} was trained with {difference}, as its options mean today: train it anew to compare with it.")
 
 
@@ -132,14 +132,14 @@ def train_autoencoder(run: Path, cfg: DictConfig, folder: Path, datamodule: Imag
     own: DictConfig = compose("config", [*options, "encoder.weights=random", "standardize=false", *places])
     lightning.seed_everything(own.seed, workers=True, verbose=False)
     trainer, encoder = build_trainer(own, folder), build("encoder", own.encoder)
-    record = checkpoints.record(own, trainer.precision, datamodule.split, datamodule.native_size, encoder)
+    metadata = checkpoints.metadata(own, trainer.precision, datamodule.split, datamodule.native_size, encoder)
     last = checkpoints.path_of(folder, checkpoints.LAST)
-    going_on = checkpoints.check_goes_on(last, record) if last.is_file() else None
-    model = build_module(Autoencoder, own, encoder, datamodule.native_size, record)
+    resumed = checkpoints.check_resumes(last, metadata) if last.is_file() else None
+    model = build_module(Autoencoder, own, encoder, datamodule.native_size, metadata)
     check_disk_space(folder, model)
     log.info(f"{own.layer.name}: autoencoder, {folder}")
-    trainer.logger = build_logger(folder, record["config"], going_on)
-    trainer.fit(model, datamodule=datamodule, ckpt_path=last if going_on else None, weights_only=True)
+    trainer.logger = build_logger(folder, metadata["config"], resumed)
+    trainer.fit(model, datamodule=datamodule, ckpt_path=last if resumed else None, weights_only=True)
     model.load_state_dict(checkpoints.read(checkpoints.path_of(folder, checkpoints.BEST))["state_dict"])
     return model.eval()
 
@@ -207,7 +207,7 @@ def controls(cfg: DictConfig, folder: Path) -> None:
     warnings.filterwarnings("ignore", message=".*isinstance.treespec, LeafSpec.*")
     study = Study(cfg)
     for title, run in study.runs.items():
-        check_repeatable(study.folders[title], run.record, same_epochs=cfg.epochs is None)
+        check_repeatable(study.folders[title], run.metadata, same_epochs=cfg.epochs is None)
     _, shown = study.samples(cfg.shown)
     truth, mean = study.truth(), study.mean_image()
     rows: list[dict[str, Any]] = []
@@ -216,7 +216,7 @@ def controls(cfg: DictConfig, folder: Path) -> None:
         place = study.folders[title]
         name = title.lower().replace("/", "-")
         before: LightningModule | trained.TrainedRun = run
-        if cfg.epochs is not None and cfg.epochs != run.record["config"]["trainer"]["max_epochs"]:
+        if cfg.epochs is not None and cfg.epochs != run.metadata["config"]["trainer"]["max_epochs"]:
             before = train_again(place, cfg, folder / name / "decoder")
         made = {"Decoder": before}
         made["Untrained encoder"] = train_again(place, cfg, folder / name / "untrained", "encoder.weights=random")

@@ -17,7 +17,7 @@ from torchvision.transforms.v2.functional import to_pil_image
 from inversion.core import pixels
 from inversion.core.drawing import samples_figure
 from inversion.core.errors import InputError
-from inversion.core.files import expand, whole_file
+from inversion.core.files import atomic_file, expand
 from inversion.launch import command_line
 from inversion.results import runs, trained
 
@@ -49,10 +49,10 @@ def invert(cfg: DictConfig, folder: Path) -> None:
         log.info(f"{run.layer}: {run.folder}")
     for title, pictures in columns.items():
         for path, picture in zip(paths, pictures, strict=True):
-            with whole_file(folder / f"{path.stem}_{title.lower().replace('/', '-')}.png") as file:
+            with atomic_file(folder / f"{path.stem}_{title.lower().replace('/', '-')}.png") as file:
                 to_pil_image(picture).save(file, "PNG")
     if len(paths) <= MOST_ROWS:
-        with whole_file(folder / "inversions.png") as file:
+        with atomic_file(folder / "inversions.png") as file:
             samples_figure(columns, rows=[path.name for path in paths]).save(file, "PNG")
     log.info(f"Figure   {folder / 'inversions.png'}" if len(paths) <= MOST_ROWS else f"Images   {folder}")
 

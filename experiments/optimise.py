@@ -26,7 +26,7 @@ from tqdm import tqdm
 from inversion.core import pixels
 from inversion.core.drawing import samples_figure
 from inversion.core.errors import InputError
-from inversion.core.files import save_whole
+from inversion.core.files import save_atomic
 from inversion.encoders.alexnet import Encoder
 from inversion.launch import command_line
 from inversion.results.trained import TrainedRun
@@ -89,7 +89,7 @@ def inverted(run: TrainedRun, inputs: Tensor, cfg: DictConfig, folder: Path) -> 
         InputError: they were made with other options.
     """
     options = {key: cfg[key] for key in ("steps", "lr", "seed", "tv", "beta", "alpha", "bound", "part", "shown")}
-    options |= {"encoder": run.record["encoder"], "split": run.record["split"]}
+    options |= {"encoder": run.metadata["encoder"], "split": run.metadata["split"]}
     paths = [folder / f"{i}.pt" for i in range(len(inputs))]
     done: dict[int, dict[str, Any]] = {
         i: torch.load(path, weights_only=True) for i, path in enumerate(paths) if path.is_file()
@@ -107,7 +107,7 @@ def inverted(run: TrainedRun, inputs: Tensor, cfg: DictConfig, folder: Path) -> 
         seconds = (time.perf_counter() - before) / len(places)
         for i, image in zip(places, images, strict=True):
             done[i] = {"image": image.clone(), "seconds": seconds, "options": options}
-            save_whole(paths[i], done[i])
+            save_atomic(paths[i], done[i])
     images = torch.stack([done[i]["image"] for i in range(len(inputs))])
     return images, sum(content["seconds"] for content in done.values()) / len(inputs)
 

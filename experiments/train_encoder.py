@@ -19,7 +19,7 @@ import lightning
 from hydra.core.hydra_config import HydraConfig
 from omegaconf import DictConfig
 
-from inversion.core.files import save_whole
+from inversion.core.files import save_atomic
 from inversion.launch import command_line
 from inversion.results import runs
 from inversion.training import checkpoints
@@ -43,33 +43,33 @@ def train_encoder(cfg: DictConfig, folder: Path) -> None:
     datamodule = build("data", cfg.data)
     datamodule.prepare_data()
     split = datamodule.split
-    record = checkpoints.record(cfg, trainer.precision, split, datamodule.native_size)
-    last, going_on = checkpoints.path_of(folder, checkpoints.LAST), None
+    metadata = checkpoints.metadata(cfg, trainer.precision, split, datamodule.native_size)
+    last, resumed = checkpoints.path_of(folder, checkpoints.LAST), None
     if last.is_file():
-        going_on = checkpoints.check_goes_on(last, record, checkpoints.DECISIVE_OF_ENCODER)
+        resumed = checkpoints.check_resumes(last, metadata, checkpoints.MUST_MATCH_ENCODER)
     if runs.is_finished(folder):
         log.info(f"{folder} holds this run, finished: give another hydra.run.dir, or delete it to run again.")
         return
     datamodule.setup("fit")
     datamodule.images("test")  # a broken test image is better found now than after the training
     log.info(f"{len(split.train)} train, {len(split.val)} val, {len(split.test)} test images of {len(split.classes)} classes")
-    if going_on:
+    if resumed:
         log.info(f"Going on from {last}")
     model = build("classifier", cfg.classifier, classes=len(split.classes))
-    model.record = record  # as an argument its own targets would be built
+    model.metadata = metadata  # as an argument its own targets would be built
     check_disk_space(folder, model)
     split.save(folder / "split.json")
     command = shlex.join(["python", "experiments/train_encoder.py", *HydraConfig.get().overrides.task])
     device = trainer.strategy.root_device
-    write_provenance(folder, command, record, datamodule, ("train", "val", "test"), device, goes_on=bool(going_on))
-    trainer.logger = build_logger(folder, record["config"], going_on)
-    trainer.fit(model, datamodule=datamodule, ckpt_path=last if going_on else None, weights_only=True)
+    write_provenance(folder, command, metadata, datamodule, ("train", "val", "test"), device, resumed=bool(resumed))
+    trainer.logger = build_logger(folder, metadata["config"], resumed)
+    trainer.fit(model, datamodule=datamodule, ckpt_path=last if resumed else None, weights_only=True)
 
     metrics = {}
     for part, score in (("val", trainer.validate), ("test", trainer.test)):
         (scores,) = score(model, datamodule=datamodule, verbose=False)
         metrics[part] = {name.removeprefix(f"{part}/"): value for name, value in scores.items()}
-    save_whole(folder / WEIGHTS, model.network.state_dict())
+    save_atomic(folder / WEIGHTS, model.network.state_dict())
     classes = [{"id": key, "name": name} for key, name in split.classes.items()]
     told = {"epochs": trainer.current_epoch, "input_stats": cfg.classifier.input_stats, "classes": classes}
     seconds = round(time.perf_counter() - started, 1)

@@ -82,7 +82,7 @@ def _logging_put_back() -> Iterator[None]:
 
 
 @pytest.fixture(scope="session")
-def made_root(tmp_path_factory: pytest.TempPathFactory) -> Path:
+def synthetic_root(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Made images in Tiny ImageNet's layout: 20 classes of 6 train and 2 test images."""
     from inversion.data import synthetic
 
@@ -92,21 +92,21 @@ def made_root(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture(scope="session")
-def archive(made_root: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+def archive(synthetic_root: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A zip of made images in the official layout, with test images as the official one has."""
     path = tmp_path_factory.mktemp("archive") / "tiny-imagenet-200.zip"
     with zipfile.ZipFile(path, "w") as file:
-        for source in sorted(made_root.rglob("*")):
-            file.write(source, f"tiny-imagenet-200/{source.relative_to(made_root)}")
+        for source in sorted(synthetic_root.rglob("*")):
+            file.write(source, f"tiny-imagenet-200/{source.relative_to(synthetic_root)}")
         file.writestr("tiny-imagenet-200/test/images/test_0.JPEG", b"not needed")
     return path
 
 
 @pytest.fixture(scope="session")
-def quick(made_root: Path, tmp_path_factory: pytest.TempPathFactory) -> list[str]:
+def quick(synthetic_root: Path, tmp_path_factory: pytest.TempPathFactory) -> list[str]:
     """Options that make a run small: 3 classes of 4 train, 2 val and 2 test images, an untrained encoder, 2 epochs."""
     return [
-        f"data.root={made_root}",
+        f"data.root={synthetic_root}",
         f"data.cache={tmp_path_factory.mktemp('cache')}",
         "data.classes=3",
         "data.val_per_class=2",

@@ -97,7 +97,7 @@ def test_a_config_in_a_checkpoint_can_name_no_command(run, tmp_path, one_line, n
     command = {"_target_": "os.system", "command": f"touch {marker}"}
     best = checkpoints.path_of(run, checkpoints.BEST)
     for place in ({name: command}, {name: {"_target_": "torch.nn.Identity", "more": [command]}}):
-        change(best, lambda content, place=place: content[checkpoints.RECORD]["config"].update(place))
+        change(best, lambda content, place=place: content[checkpoints.METADATA]["config"].update(place))
         assert "doesn't say what run it is of" in one_line(refused(trained.load, run))
     assert not marker.exists()
 

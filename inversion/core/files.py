@@ -24,7 +24,7 @@ LOCK = ".lock"
 
 
 @contextmanager
-def whole_file(path: Path) -> Iterator[IO[bytes]]:
+def atomic_file(path: Path) -> Iterator[IO[bytes]]:
     """Opens a file for writing that appears at `path` only when the block has ended without an error."""
     path.parent.mkdir(parents=True, exist_ok=True)
     handle, temporary = tempfile.mkstemp(prefix=f".{path.name}.", suffix=PARTIAL, dir=path.parent)
@@ -43,13 +43,13 @@ def whole_file(path: Path) -> Iterator[IO[bytes]]:
         raise
 
 
-def write_whole(path: Path, content: bytes) -> None:
+def write_atomic(path: Path, content: bytes) -> None:
     """Writes the bytes to `path`, all of them or none."""
-    with whole_file(path) as file:
+    with atomic_file(path) as file:
         file.write(content)
 
 
-def save_whole(path: Path, content: Any) -> None:
+def save_atomic(path: Path, content: Any) -> None:
     """Writes to `path` what `torch.load` reads, all of it or nothing.
 
     Raises:
@@ -57,7 +57,7 @@ def save_whole(path: Path, content: Any) -> None:
     """
     import torch  # not at the top: --help does without it
 
-    with whole_file(path) as file:
+    with atomic_file(path) as file:
         try:
             torch.save(content, file)
         except RuntimeError as error:
@@ -67,7 +67,7 @@ def save_whole(path: Path, content: Any) -> None:
 
 
 @contextmanager
-def whole_folder(path: Path) -> Iterator[Path]:
+def atomic_folder(path: Path) -> Iterator[Path]:
     """Gives a new folder to fill, which appears at `path` only when the block has ended without an error.
 
     What killed processes left of it goes first: the caller holds a lock.
@@ -86,14 +86,14 @@ def whole_folder(path: Path) -> Iterator[Path]:
 
 
 @contextmanager
-def kept_for_this_process(folder: Path) -> Iterator[None]:
+def locked(folder: Path) -> Iterator[None]:
     """Refuses the output folder to others until the block ends, or this process does, by whatever cause. Files that killed
     processes left half-written in it are removed.
 
     Raises:
         InputError: another process has it.
     """
-    lock = FileLock(folder / LOCK, timeout=0.5)  # longer than is_in_use has it
+    lock = FileLock(folder / LOCK, timeout=0.5)  # longer than is_locked has it
     try:
         lock.acquire()
     except Timeout:
@@ -108,7 +108,7 @@ def kept_for_this_process(folder: Path) -> Iterator[None]:
         lock.release()
 
 
-def is_in_use(folder: Path) -> bool:
+def is_locked(folder: Path) -> bool:
     """Whether a process, this one or another, keeps the folder to itself."""
     if not (folder / LOCK).is_file():
         return False

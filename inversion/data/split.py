@@ -8,7 +8,7 @@ from hashlib import sha256
 from pathlib import Path
 
 from inversion.core.errors import InputError
-from inversion.core.files import write_whole
+from inversion.core.files import write_atomic
 
 
 @dataclass(frozen=True)
@@ -50,7 +50,7 @@ class Split:
             "val": self.val,
             "test": self.test,
         }
-        write_whole(path, json.dumps(content, indent=1).encode())
+        write_atomic(path, json.dumps(content, indent=1).encode())
 
 
 def draw_classes(ids: Sequence[str], number: int | str | None, seed: int) -> list[str]:

@@ -16,7 +16,7 @@ from PIL import Image, ImageChops, ImageDraw
 from tqdm import tqdm
 
 from inversion.core.errors import InputError
-from inversion.core.files import whole_folder
+from inversion.core.files import atomic_folder
 from inversion.data.tiny_imagenet import TinyImageNet
 
 SIZE = 64
@@ -43,7 +43,7 @@ def provide(root: Path, train_per_class: int, test_per_class: int, seed: int) ->
             if mark.is_file() and mark.read_text() == recipe:
                 return
             raise InputError(f"data.root={root} holds something else than these made images: give another data.root.")
-        with whole_folder(root) as temporary:
+        with atomic_folder(root) as temporary:
             _write_set(temporary, train_per_class, test_per_class, seed)
             (temporary / ".made.json").write_text(recipe)
 
@@ -134,7 +134,7 @@ def _textured(
     return Image.fromarray(np.where(pattern[..., None], np.array(second, np.uint8), np.array(front, np.uint8)))
 
 
-class MadeImages(TinyImageNet):
+class SyntheticImages(TinyImageNet):
     """Pictures drawn by a seeded generator, in Tiny ImageNet's layout: data for trying things out, not for findings.
 
     Args:

@@ -18,7 +18,7 @@ from tqdm import tqdm
 
 from inversion.core.download import download
 from inversion.core.errors import InputError
-from inversion.core.files import expand, whole_folder, write_whole
+from inversion.core.files import atomic_folder, expand, write_atomic
 from inversion.data.datamodule import ImageDataModule
 from inversion.data.split import Split, check_disjoint, draw_classes, hold_out
 
@@ -161,13 +161,13 @@ def extract(archive: Path, target: Path) -> None:
     with file:
         members = _wanted_members(file, archive)
         try:
-            with whole_folder(target) as temporary:
+            with atomic_folder(target) as temporary:
                 for member, inner in tqdm(members, unit="file", desc=f"Extracting {archive.name}", disable=None):
                     path = temporary.joinpath(*inner.parts)
                     path.parent.mkdir(parents=True, exist_ok=True)
                     with path.open("wb") as sink:
                         sink.writelines(_blocks(file, member, archive))
-                write_whole(temporary / ".archive.md5", _md5(archive).encode())
+                write_atomic(temporary / ".archive.md5", _md5(archive).encode())
         except OSError as error:
             raise InputError(
                 f"{archive} can't be extracted to {target} ({error.strerror or error}): make room there, or give another "

@@ -1,8 +1,8 @@
 """Decoders: from one layer's features back to the image.
 
-Every decoder is built with `(feature_shape, native_size, output_size)` and its own options. Its `draw` takes features
+Every decoder is built with `(feature_shape, native_size, output_size)` and its own options. Its `predict` takes features
 (B, *feature_shape) and gives images at its working size, linear, meant to lie in [-1, 1]. Called, it clamps and resizes them
-to (B, 3, output_size, output_size): that is what is scored and shown. What is trained are its `drawings`: that image alone, or
+to (B, 3, output_size, output_size): that is what is scored and shown. What is trained are its `predictions`: that image alone, or
 those that it is the mean of.
 """
 
@@ -43,18 +43,18 @@ class Decoder(nn.Module, ABC):
         self.output_size = output_size
 
     @abstractmethod
-    def draw(self, features: Tensor) -> Tensor:
+    def predict(self, features: Tensor) -> Tensor:
         """Features (B, *feature_shape) -> images (B, 3, s, s) at the decoder's working size s."""
 
-    def drawings(self, features: Tensor) -> list[Tensor]:
-        """The images whose mean `draw` gives, each (B, 3, s, s); what is trained on is the mean of their losses."""
-        return [self.draw(features)]
+    def predictions(self, features: Tensor) -> list[Tensor]:
+        """The images whose mean `predict` gives, each (B, 3, s, s); what is trained on is the mean of their losses."""
+        return [self.predict(features)]
 
     def forward(self, features: Tensor) -> Tensor:
         """Features (B, *feature_shape) -> images (B, 3, output_size, output_size), as they are scored and shown: within
         [-1, 1].
         """
-        return pixels.resize(self.draw(features).float().clamp(-1, 1), self.output_size)
+        return pixels.resize(self.predict(features).float().clamp(-1, 1), self.output_size)
 
 
 class PublishedDecoder(Decoder):
@@ -120,7 +120,7 @@ class PublishedDecoder(Decoder):
             width = out
         self.body = nn.Sequential(*layers[:-1])
 
-    def draw(self, features: Tensor) -> Tensor:
+    def predict(self, features: Tensor) -> Tensor:
         return self.body(features)
 
 
@@ -227,15 +227,15 @@ class CompactDecoder(Decoder):
             for _ in range(members - 1)
         )
 
-    def draw(self, features: Tensor) -> Tensor:
-        return torch.stack(self.drawings(features)).mean(0, dtype=torch.float32)
+    def predict(self, features: Tensor) -> Tensor:
+        return torch.stack(self.predictions(features)).mean(0, dtype=torch.float32)
 
-    def drawings(self, features: Tensor) -> list[Tensor]:
+    def predictions(self, features: Tensor) -> list[Tensor]:
         """One of each network."""
         networks = cast(list[CompactDecoder], [self, *self.others])
-        return [network._draw(features) for network in networks]
+        return [network._predict(features) for network in networks]
 
-    def _draw(self, features: Tensor) -> Tensor:
+    def _predict(self, features: Tensor) -> Tensor:
         x = self.enter(features)
         for size, change, refine in zip(self.sizes, self.change, self.refine, strict=True):
             x = refine(pixels.resize(change(x), size))

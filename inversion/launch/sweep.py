@@ -27,7 +27,7 @@ from hydra.experimental.callback import Callback
 from omegaconf import DictConfig, OmegaConf
 
 from inversion.core.errors import InputError
-from inversion.core.files import REPOSITORY, is_in_use, kept_for_this_process
+from inversion.core.files import REPOSITORY, is_locked, locked
 
 log = logging.getLogger(__name__)
 
@@ -158,7 +158,7 @@ class SweepReport(Callback):
         folder = Path(config.hydra.sweep.dir)
         folder.mkdir(parents=True, exist_ok=True)
         try:
-            _kept.enter_context(kept_for_this_process(folder))
+            _kept.enter_context(locked(folder))
         except InputError as error:
             raise SystemExit(f"error: {error}") from None
         _kept.enter_context(_sigterm_raises())
@@ -166,7 +166,7 @@ class SweepReport(Callback):
 
     def on_multirun_end(self, config: DictConfig, **kwargs: Any) -> None:
         folder = Path(config.hydra.sweep.dir)
-        if any(is_in_use(job) for job in _jobs(folder)):  # another launch of this sweep has died, but not its jobs
+        if any(is_locked(job) for job in _jobs(folder)):  # another launch of this sweep has died, but not its jobs
             _wait_for_jobs(config)
         self.conclude(folder)
         if config.note:
@@ -221,7 +221,7 @@ def _wait_for_jobs(config: DictConfig) -> None:
     told: set[str] = set()
     idle_since = time.monotonic()
     while time.monotonic() - idle_since < grace:
-        running = {job.name for job in _jobs(Path(config.hydra.sweep.dir)) if is_in_use(job)}
+        running = {job.name for job in _jobs(Path(config.hydra.sweep.dir)) if is_locked(job)}
         if running - told:
             log.info(f"Waiting for the jobs that still run: {', '.join(sorted(running))}")
             told |= running
@@ -288,7 +288,7 @@ def run_job(task: Callable[[DictConfig, Path], Any], cfg: DictConfig) -> None:
         log.info(f"Note: {cfg.note}")
     is_ours = False
     try:
-        with _sigterm_raises(), kept_for_this_process(folder):
+        with _sigterm_raises(), locked(folder):
             is_ours = True
             (folder / FAILED_FILE).unlink(missing_ok=True)
             task(cfg, folder)

@@ -14,7 +14,7 @@ from torch import Tensor
 
 from inversion.core.drawing import samples_figure
 from inversion.core.errors import InputError
-from inversion.core.files import expand, save_whole, whole_file, write_whole
+from inversion.core.files import atomic_file, expand, save_atomic, write_atomic
 from inversion.encoders.alexnet import TAPS
 
 log = logging.getLogger(__name__)
@@ -47,7 +47,7 @@ class Samples:
 
     def save(self, path: Path) -> None:
         content = {"files": self.files, "originals": self.originals, "reconstructions": self.reconstructions}
-        save_whole(path, content)
+        save_atomic(path, content)
 
 
 @dataclass(frozen=True)
@@ -123,7 +123,7 @@ def labels(runs: Sequence[FinishedRun]) -> dict[Path, str]:
 
 def write_metrics(folder: Path, metrics: dict[str, Any]) -> None:
     """Writes `metrics.json`. Numbers that are not finite become null, as JSON has none."""
-    write_whole(folder / METRICS_FILE, json.dumps(_finite(metrics), indent=2, allow_nan=False).encode())
+    write_atomic(folder / METRICS_FILE, json.dumps(_finite(metrics), indent=2, allow_nan=False).encode())
 
 
 def _finite(value: Any) -> Any:
@@ -150,7 +150,7 @@ def write_figures(folder: Path, runs: Sequence[FinishedRun]) -> list[Path]:
         columns = {"Original": group[0].samples.originals}
         columns |= {names[run.folder]: run.samples.reconstructions for run in group}
         paths.append(folder / ("samples.png" if i == 0 else f"samples_{i + 1}.png"))
-        with whole_file(paths[-1]) as file:
+        with atomic_file(paths[-1]) as file:
             samples_figure(columns).save(file, "PNG")
     return paths
 
@@ -185,7 +185,7 @@ def write_table(folder: Path, runs: Sequence[FinishedRun]) -> Path:
     writer.writeheader()
     writer.writerows(rows)
     path = folder / "metrics.csv"
-    write_whole(path, text.getvalue().encode())
+    write_atomic(path, text.getvalue().encode())
     return path
 
 

@@ -35,15 +35,15 @@ class TrainedRun(nn.Module):
         encoder: cut after the run's layer.
         decoder: with the weights of the best checkpoint.
         standardize: what features pass through before the decoder.
-        record: what the checkpoint says of its run, see `checkpoints.record`.
+        metadata: what the checkpoint says of its run, see `checkpoints.metadata`.
     """
 
-    def __init__(self, encoder: Encoder, decoder: Decoder, standardize: nn.Module, record: Mapping[str, Any]) -> None:
+    def __init__(self, encoder: Encoder, decoder: Decoder, standardize: nn.Module, metadata: Mapping[str, Any]) -> None:
         super().__init__()
         self.encoder = encoder
         self.decoder = decoder
         self.standardize = standardize
-        self.record = record
+        self.metadata = metadata
         self.requires_grad_(False)
         self.eval()
 
@@ -93,26 +93,26 @@ def load(folder: str | Path, weights: str | None = None, any_weights: bool = Fal
     if not path.is_file():
         raise InputError(f"{folder} holds no trained run ({path} is missing): give the folder of one.")
     content = checkpoints.read(path)
-    record = content[checkpoints.RECORD]
+    metadata = content[checkpoints.METADATA]
     try:
-        config = OmegaConf.create(record["config"])
+        config = OmegaConf.create(metadata["config"])
         for name in ("encoder", "decoder", "data"):
             _check_classes(OmegaConf.to_container(config[name], resolve=True))
     except Exception as error:  # whatever a config that was tampered with stumbles over, the file is at fault
         reason = str(error).strip().partition("\n")[0].rstrip(".")
         raise InputError(f"{path} doesn't say what run it is of ({reason:.120}): train the run anew.") from error
     encoder = build("encoder", config.encoder, **({} if weights is None else {"weights": weights}))
-    if encoder.digest != record["encoder"] and not any_weights:
+    if encoder.digest != metadata["encoder"] and not any_weights:
         raise InputError(
             f"{path} was trained for other encoder weights than {encoder.weights} holds now: give those it was trained for, "
             "or any_weights=True to load()."
         )
-    decoder = build_decoder(config.decoder, encoder, record["native_size"])
+    decoder = build_decoder(config.decoder, encoder, metadata["native_size"])
     state: dict[str, Tensor] = content["state_dict"]
     standardize: nn.Module = nn.Identity()
     if any(key.startswith("standardize.") for key in state):
         standardize = Standardize(encoder.feature_shape, whiten="standardize.whitening" in state)
-    run = TrainedRun(encoder, decoder, standardize, record)
+    run = TrainedRun(encoder, decoder, standardize, metadata)
     try:
         run.load_state_dict({**state, **{f"encoder.{key}": value for key, value in encoder.state_dict().items()}})
     except (RuntimeError, AttributeError) as error:

@@ -20,7 +20,7 @@ from torchmetrics.functional.image import structural_similarity_index_measure
 
 from inversion.core import pixels
 from inversion.core.errors import InputError
-from inversion.core.files import whole_file, write_whole
+from inversion.core.files import atomic_file, write_atomic
 from inversion.data.datamodule import ImageDataModule, to_input
 from inversion.encoders.alexnet import TAPS
 from inversion.results import runs, trained
@@ -51,13 +51,13 @@ class Study:
         """Title -> run."""
         self.folders = {titles[run.folder]: run.folder for run in found}
         """Title -> the run's folder."""
-        splits = {run.record["split"] for run in self.runs.values()}
+        splits = {run.metadata["split"] for run in self.runs.values()}
         if len(splits) > 1:
             raise InputError("These runs were trained on different draws of images: study those of one draw at a time.")
         if cfg.part not in ("val", "test"):
             raise InputError(f"part={cfg.part} must be val or test.")
         first = next(iter(self.runs.values()))
-        self.datamodule: ImageDataModule = build("data", OmegaConf.create(first.record["config"]["data"]))
+        self.datamodule: ImageDataModule = build("data", OmegaConf.create(first.metadata["config"]["data"]))
         split = self.datamodule.split
         if split.digest not in splits:
             raise InputError(f"The images under {split.root} are not those that the runs were trained on.")
@@ -119,7 +119,7 @@ class Study:
         """
         parts = []
         for some, images in zip(features.split(BATCH), self.images.split(BATCH), strict=True):
-            parts.append(mean_squared_errors(run.decoder.draw(run.standardize(some)), pixels.normalize(images)))
+            parts.append(mean_squared_errors(run.decoder.predict(run.standardize(some)), pixels.normalize(images)))
         return torch.cat(parts)
 
     @torch.no_grad()
@@ -173,7 +173,7 @@ def publish(
     was found.
     """
     path = folder / f"{name}.png"
-    with whole_file(path) as file:
+    with atomic_file(path) as file:
         if isinstance(figure, Figure):
             figure.savefig(file, format="png")
         else:
@@ -182,7 +182,7 @@ def publish(
     writer = csv.DictWriter(text, list(dict.fromkeys(key for row in rows for key in row)))
     writer.writeheader()
     writer.writerows(rows)
-    write_whole(folder / f"{name}.csv", text.getvalue().encode())
+    write_atomic(folder / f"{name}.csv", text.getvalue().encode())
     with Image.open(path) as picture, SummaryWriter(str(folder / "tensorboard")) as board:
         board.add_image(name, np.asarray(picture.convert("RGB")), dataformats="HWC")
     log.info(f"Figure   {path}")

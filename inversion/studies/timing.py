@@ -128,7 +128,7 @@ def time_published(cfg: DictConfig, encoder: Encoder, device: torch.device) -> T
         with torch.no_grad():
             features = encoder(images)
         laps.lap("encoder")
-        loss = mse_loss(pixels.resize(decoder.draw(features), pixels.INPUT_SIZE), images)
+        loss = mse_loss(pixels.resize(decoder.predict(features), pixels.INPUT_SIZE), images)
         laps.lap("decoder forward")
         return loss
 

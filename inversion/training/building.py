@@ -74,7 +74,7 @@ def build_trainer(
         place = checkpoints.path_of(folder.resolve(), name)  # as ModelCheckpoint has it
         if not isinstance(callback, ModelCheckpoint) or Path(callback.dirpath or "") / f"{callback.filename}.ckpt" != place:
             raise InputError(f"callbacks.{name} must be a ModelCheckpoint that writes {place}: leave it as it is.")
-    plugins = [checkpoints.WholeCheckpoints()]
+    plugins = [checkpoints.AtomicCheckpoints()]
     trainer: Trainer = build(
         "trainer",
         config.trainer,
@@ -108,17 +108,17 @@ def build_trainer(
     return trainer
 
 
-def build_logger(folder: Path, config: Mapping[str, Any], going_on: Mapping[str, Any] | None) -> TensorBoardLogger:
+def build_logger(folder: Path, config: Mapping[str, Any], resumed: Mapping[str, Any] | None) -> TensorBoardLogger:
     """The run's curves, beginning with its config; of a run that goes on, without what was logged after its checkpoint.
 
     Args:
         folder: the run's.
         config: resolved.
-        going_on: the checkpoint's content.
+        resumed: the checkpoint's content.
     """
-    step = going_on["global_step"] if going_on else 0
+    step = resumed["global_step"] if resumed else 0
     logger = TensorBoardLogger(folder, name="", version="tensorboard", default_hp_metric=False, purge_step=step)
-    if going_on is None:
+    if resumed is None:
         logger.experiment.add_text("config", f"```yaml\n{OmegaConf.to_yaml(config)}```")
     return logger
 
@@ -166,7 +166,7 @@ def build_decoder(config: DictConfig, encoder: Encoder, native_size: int) -> Dec
 
 
 def build_module(
-    kind: type[M], config: DictConfig, encoder: Encoder, native_size: int, record: Mapping[str, Any] | None = None
+    kind: type[M], config: DictConfig, encoder: Encoder, native_size: int, metadata: Mapping[str, Any] | None = None
 ) -> M:
     """What is trained: the encoder, and all that the config says of its decoder.
 
@@ -175,7 +175,7 @@ def build_module(
         config: the whole config.
         encoder: frozen, unless `kind` trains it.
         native_size: side of the images as the data holds them, in pixels.
-        record: see `checkpoints.record`.
+        metadata: see `checkpoints.metadata`.
 
     Raises:
         InputError: an option is refused.
@@ -188,7 +188,7 @@ def build_module(
         optimizer=build("optimizer", config.optimizer),
         scheduler=build("scheduler", config.scheduler),
         standardize=build_standardize(config.standardize, decoder, encoder),
-        record=record,
+        metadata=metadata,
     )
     check_optimizer(module)
     return module

@@ -17,7 +17,7 @@ from torch import Tensor
 from inversion.core import pixels
 from inversion.core.drawing import pairs_grid
 from inversion.core.errors import InputError
-from inversion.core.files import write_whole
+from inversion.core.files import write_atomic
 from inversion.data.batches import Batch
 
 log = logging.getLogger(__name__)
@@ -191,7 +191,7 @@ class FiniteLoss(Callback):
         if len(files) > 3:
             path = Path(trainer.default_root_dir) / BATCH_FILE
             if trainer.is_global_zero:
-                write_whole(path, "".join(f"{name}\n" for name in files).encode())
+                write_atomic(path, "".join(f"{name}\n" for name in files).encode())
             named += f" and {len(files) - 3} more, listed in {path}"
         step = trainer.fit_loop.epoch_loop.total_batch_idx - (now - at)
         raise InputError(

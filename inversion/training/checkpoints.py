@@ -11,20 +11,20 @@ from omegaconf import DictConfig, OmegaConf
 from torch import Tensor, nn
 
 from inversion.core.errors import InputError
-from inversion.core.files import save_whole
+from inversion.core.files import save_atomic
 from inversion.data.split import Split
 from inversion.encoders.alexnet import Encoder
 
 BEST = "best"
 LAST = "last"
-RECORD = "inversion"
+METADATA = "inversion"
 FORMAT = 2
-"""Version of what stands under `RECORD` in a checkpoint."""
+"""Version of what stands under `METADATA` in a checkpoint."""
 KEYS = {"config", "native_size", "split", "encoder"}
 """What else stands there."""
 STATE = ("epoch", "global_step", "loops", "callbacks", "optimizer_states", "lr_schedulers")
 """What Lightning goes on from, beside the weights."""
-DECISIVE = (
+MUST_MATCH = (
     "layer.name",
     "decoder",
     "loss",
@@ -42,9 +42,9 @@ DECISIVE = (
 )
 """Options a decoder's run can't change on its way. `trainer.max_epochs` may grow where the schedule doesn't depend on it, and
 folders may move."""
-ALSO_OF_FINISHED = ("trainer.max_epochs", "test", "samples")
+MUST_MATCH_FINISHED = ("trainer.max_epochs", "test", "samples")
 """Options that a finished run can't change either."""
-DECISIVE_OF_ENCODER = (
+MUST_MATCH_ENCODER = (
     "classifier",
     "seed",
     "data.batch_size",
@@ -56,11 +56,11 @@ DECISIVE_OF_ENCODER = (
 """The same of an encoder's, whose learning rate has one cycle over all epochs."""
 
 
-class WholeCheckpoints(TorchCheckpointIO):
+class AtomicCheckpoints(TorchCheckpointIO):
     """Lightning's plain checkpoint files, synced and renamed into place on their own file system."""
 
     def save_checkpoint(self, checkpoint: dict[str, Any], path: str | Path, storage_options: Any | None = None) -> None:
-        save_whole(Path(path), checkpoint)
+        save_atomic(Path(path), checkpoint)
 
 
 def path_of(folder: Path, name: str) -> Path:
@@ -68,7 +68,7 @@ def path_of(folder: Path, name: str) -> Path:
     return folder / "checkpoints" / f"{name}.ckpt"
 
 
-def record(
+def metadata(
     config: DictConfig, precision: str, split: Split, native_size: int, encoder: Encoder | None = None
 ) -> dict[str, Any]:
     """What a checkpoint says of its run: the resolved config with the precision that it came to, the images' native size, and
@@ -101,7 +101,7 @@ def read(path: Path) -> dict[str, Any]:
         content = torch.load(path, map_location="cpu", weights_only=True)
     except Exception as error:  # whatever the parser stumbles over, the file is at fault
         raise InputError(f"{path} is no whole checkpoint ({type(error).__name__}): {advice}.") from error
-    found = content.get(RECORD) if isinstance(content, dict) else None
+    found = content.get(METADATA) if isinstance(content, dict) else None
     if not isinstance(found, dict) or found.get("format") != FORMAT or not found.keys() >= KEYS:
         raise InputError(f"{path} is no checkpoint of this version of the project: {advice}.")
     state = content.get("state_dict")
@@ -133,21 +133,21 @@ def check_fits(path: Path, content: Mapping[str, Any], model: nn.Module) -> None
         )
 
 
-def check_goes_on(path: Path, now: Mapping[str, Any], decisive: Sequence[str] = DECISIVE) -> dict[str, Any]:
+def check_resumes(path: Path, now: Mapping[str, Any], must_match: Sequence[str] = MUST_MATCH) -> dict[str, Any]:
     """Checks that the run to come is the one that wrote the checkpoint, whose content is returned.
 
     Args:
         path: the checkpoint to go on from.
-        now: the `record` of the run to come.
-        decisive: the options that must be the same.
+        now: the `metadata` of the run to come.
+        must_match: the options that must be the same.
 
     Raises:
-        InputError: a decisive option, the split or the encoder's weights differ; or what `read` raises.
+        InputError: a must_match option, the split or the encoder's weights differ; or what `read` raises.
     """
     content = read(path)
-    before = content[RECORD]
+    before = content[METADATA]
     advice = "give another hydra.run.dir (hydra.sweep.dir for a sweep), or delete that folder to start anew"
-    if difference := first_difference(before["config"], now["config"], decisive):
+    if difference := first_difference(before["config"], now["config"], must_match):
         raise InputError(f"{path.parents[1]} holds a run with {difference}: {advice}.")
     for key, name in (("split", "another draw of images"), ("encoder", "other encoder weights")):
         if before[key] != now[key]:
@@ -155,9 +155,9 @@ def check_goes_on(path: Path, now: Mapping[str, Any], decisive: Sequence[str] = 
     return content
 
 
-def first_difference(before: Any, now: Any, decisive: Sequence[str]) -> str | None:
+def first_difference(before: Any, now: Any, must_match: Sequence[str]) -> str | None:
     """The first of these options in which two configs (containers or DictConfigs) differ, as in `seed=0, not 1`; or None."""
-    for key in decisive:
+    for key in must_match:
         then, here = (OmegaConf.select(OmegaConf.create(config), key) for config in (before, now))
         if then != here:
             return _difference(key, then, here)

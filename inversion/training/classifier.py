@@ -59,8 +59,8 @@ class Classifier(LightningModule):
         self.input_stats = input_stats
         self.lr, self.weight_decay, self.label_smoothing = lr, weight_decay, label_smoothing
         self.crop = RandomResizedCrop(pixels.INPUT_SIZE, scale=(smallest_crop, 1))
-        self.record: Mapping[str, Any] | None = None
-        """What its checkpoints say of their run, see `checkpoints.record`."""
+        self.metadata: Mapping[str, Any] | None = None
+        """What its checkpoints say of their run, see `checkpoints.metadata`."""
         accuracies: dict[str, Any] = {
             f"top{k}": MulticlassAccuracy(classes, top_k=k, average="micro") for k in (1, 5) if k <= classes
         }
@@ -104,5 +104,5 @@ class Classifier(LightningModule):
         }
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        """Adds the run's record."""
-        checkpoint[checkpoints.RECORD] = self.record
+        """Adds the run's metadata."""
+        checkpoint[checkpoints.METADATA] = self.metadata

@@ -33,7 +33,7 @@ class InversionModule(LightningModule):
         scheduler: takes the optimiser; stepped once an epoch.
         standardize: what features pass through before the decoder: nothing, or `Standardize`, which takes its statistics
             before the first epoch.
-        record: what its checkpoints say of their run, see `checkpoints.record`.
+        metadata: what its checkpoints say of their run, see `checkpoints.metadata`.
     """
 
     def __init__(
@@ -44,10 +44,10 @@ class InversionModule(LightningModule):
         optimizer: Callable[..., Optimizer],
         scheduler: Callable[[Optimizer], LRScheduler],
         standardize: Standardize | nn.Identity,
-        record: Mapping[str, Any] | None = None,
+        metadata: Mapping[str, Any] | None = None,
     ) -> None:
         super().__init__()
-        self.record = record
+        self.metadata = metadata
         self.encoder = encoder
         self.decoder = decoder.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
         self.loss = loss
@@ -92,7 +92,7 @@ class InversionModule(LightningModule):
 
     def training_step(self, batch: Batch, batch_idx: int) -> Tensor:
         """The mean of the losses of the decoder's drawings; `validation_step` takes the loss of their mean."""
-        drawings = self.decoder.drawings(self.standardize(self._features(batch)))
+        drawings = self.decoder.predictions(self.standardize(self._features(batch)))
         loss = torch.stack([self._loss(drawn.float(), batch.images) for drawn in drawings]).mean()
         self._log_loss("train", loss, batch)
         if distributed.is_available() and distributed.is_initialized():  # DDP takes the mean over shares, which may differ
@@ -100,7 +100,7 @@ class InversionModule(LightningModule):
         return loss
 
     def validation_step(self, batch: Batch, batch_idx: int) -> None:
-        drawn = self.decoder.draw(self.standardize(self._features(batch))).float()
+        drawn = self.decoder.predict(self.standardize(self._features(batch))).float()
         self._log_loss("val", self._loss(drawn, batch.images), batch)
         self.val_metrics.update(mean_squared_errors(drawn, batch.images))
         self.log_dict(self.val_metrics, on_step=False, on_epoch=True, batch_size=len(batch.images))
@@ -111,8 +111,8 @@ class InversionModule(LightningModule):
         return {"optimizer": optimizer, "lr_scheduler": scheduler}
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        """Adds the run's record."""
-        checkpoint[checkpoints.RECORD] = self.record
+        """Adds the run's metadata."""
+        checkpoint[checkpoints.METADATA] = self.metadata
 
     def state_dict(self, *args: Any, **kwargs: Any) -> dict[str, Any]:  # type: ignore[override]
         """Without the frozen encoder, which has a file of its own, and without what a loss compares with."""

@@ -12,7 +12,7 @@ from typing import Any
 
 import torch
 
-from inversion.core.files import REPOSITORY, write_whole
+from inversion.core.files import REPOSITORY, write_atomic
 from inversion.data.datamodule import ImageDataModule
 
 log = logging.getLogger(__name__)
@@ -31,31 +31,31 @@ def provenance(device: torch.device) -> dict[str, Any]:
 def write_provenance(
     folder: Path,
     command: str,
-    record: Mapping[str, Any],
+    metadata: Mapping[str, Any],
     datamodule: ImageDataModule,
     parts: Sequence[str],
     device: torch.device,
-    goes_on: bool,
+    resumed: bool,
 ) -> None:
     """Writes what it takes to repeat a run to its `provenance.json`: the command, the resolved config, hashes of the encoder,
     the split and the decoded images, and `provenance`. Of a run that goes on it stays; what differs now is logged.
 
     Args:
-        record: see `checkpoints.record`.
+        metadata: see `checkpoints.metadata`.
         parts: of the images.
     """
     path = folder / PROVENANCE_FILE
     now = provenance(device)
-    if goes_on and path.is_file():
+    if resumed and path.is_file():
         before = json.loads(path.read_text())
         for key, value in now.items():
             if before.get(key) != value:
                 log.warning(f"This run began with {key} {before.get(key)} and goes on with {value}: it may end otherwise.")
         return
-    hashes = {"encoder": record["encoder"], "split": record["split"]}
+    hashes = {"encoder": metadata["encoder"], "split": metadata["split"]}
     hashes |= {f"{part} images": datamodule.digest_of_images(part) for part in parts}
-    content = {"command": command, "config": record["config"], "sha256": hashes, **now}
-    write_whole(path, json.dumps(content, indent=2).encode())
+    content = {"command": command, "config": metadata["config"], "sha256": hashes, **now}
+    write_atomic(path, json.dumps(content, indent=2).encode())
 
 
 def hardware(device: torch.device) -> dict[str, Any]:

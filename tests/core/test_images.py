@@ -52,8 +52,8 @@ def test_every_mode_becomes_rgb(mode, colour, options, expected, tmp_path):
     assert read_image(path, 32)[:, 5, 5].tolist() == expected
 
 
-def test_a_truncated_jpeg_is_refused(made_root, tmp_path, one_line):
-    whole = next((made_root / "val" / "images").iterdir()).read_bytes()
+def test_a_truncated_jpeg_is_refused(synthetic_root, tmp_path, one_line):
+    whole = next((synthetic_root / "val" / "images").iterdir()).read_bytes()
     (tmp_path / "cut.JPEG").write_bytes(whole[:-300])
     with pytest.raises(InputError, match=r"cut\.JPEG is a broken image .*truncated") as error:
         read_image(tmp_path / "cut.JPEG", 64)

@@ -10,14 +10,14 @@ from inversion.core import pixels
 from inversion.core.errors import InputError
 from inversion.data.datamodule import ImageDataModule, to_input
 from inversion.data.image_folder import ImageFolder
-from inversion.data.synthetic import MadeImages
+from inversion.data.synthetic import SyntheticImages
 from inversion.data.tiny_imagenet import TinyImageNet
 from inversion.encoders.alexnet import Encoder
 
 
 @pytest.fixture
-def data(made_root):
-    return TinyImageNet(str(made_root), classes=3, val_per_class=2, batch_size=5)
+def data(synthetic_root):
+    return TinyImageNet(str(synthetic_root), classes=3, val_per_class=2, batch_size=5)
 
 
 def test_batches_are_whole_native_and_bytes(data):
@@ -43,8 +43,8 @@ def test_every_image_comes_once_an_epoch_in_an_order_of_seed_and_epoch(data):
     assert torch.equal(first.flatten(1).sum(1).sort()[0], data.images("train").flatten(1).sum(1).sort()[0])
 
 
-def test_a_last_batch_of_one_is_dropped(made_root):
-    data = TinyImageNet(str(made_root), classes=3, val_per_class=2, batch_size=11)
+def test_a_last_batch_of_one_is_dropped(synthetic_root):
+    data = TinyImageNet(str(synthetic_root), classes=3, val_per_class=2, batch_size=11)
     assert [len(batch.images) for batch in data.train_dataloader()] == [11]
 
 
@@ -84,9 +84,11 @@ def test_samples_are_the_same_every_time_and_spread_over_classes(data):
 
 
 @pytest.fixture
-def cached(made_root, tmp_path):
+def cached(synthetic_root, tmp_path):
     def make(**options):
-        return TinyImageNet(str(made_root), classes=3, val_per_class=2, batch_size=5, cache=str(tmp_path / "cache"), **options)
+        return TinyImageNet(
+            str(synthetic_root), classes=3, val_per_class=2, batch_size=5, cache=str(tmp_path / "cache"), **options
+        )
 
     return make
 
@@ -162,9 +164,9 @@ def test_features_of_other_weights_inputs_or_images_are_not_taken(cached, other)
     assert not cached(**other.get("data", {})).has_features(Encoder("conv5", "random", **other.get("encoder", {})))
 
 
-def test_a_changed_image_is_decoded_again(cached, made_root, tmp_path):
+def test_a_changed_image_is_decoded_again(cached, synthetic_root, tmp_path):
     root = tmp_path / "copy"
-    shutil.copytree(made_root, root)
+    shutil.copytree(synthetic_root, root)
     options = {"classes": 3, "val_per_class": 2, "cache": str(tmp_path / "cache")}
     before = TinyImageNet(str(root), **options)
     assert torch.equal(TinyImageNet(str(root), **options).images("train"), before.images("train"))
@@ -186,7 +188,7 @@ def test_features_too_large_for_half_precision_are_told(cached, one_line):
 def test_made_images_are_drawn_by_the_seed_and_never_over_something_else(tmp_path, one_line):
     options = {"train_per_class": 2, "test_per_class": 1, "val_per_class": 1, "classes": 20}
     first, same, other = (
-        MadeImages(str(tmp_path / name), seed=seed, **options) for name, seed in (("a", 0), ("b", 0), ("c", 1))
+        SyntheticImages(str(tmp_path / name), seed=seed, **options) for name, seed in (("a", 0), ("b", 0), ("c", 1))
     )
     for data in (first, same, other):
         data.prepare_data()
@@ -195,7 +197,7 @@ def test_made_images_are_drawn_by_the_seed_and_never_over_something_else(tmp_pat
     assert not torch.equal(first.images("train"), other.images("train"))
     assert len(first.images("test")) == 20
     with pytest.raises(InputError, match="something else") as error:
-        MadeImages(str(tmp_path / "a"), seed=5, **options).prepare_data()
+        SyntheticImages(str(tmp_path / "a"), seed=5, **options).prepare_data()
     one_line(str(error.value))
 
 

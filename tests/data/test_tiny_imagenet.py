@@ -29,12 +29,12 @@ def md5_of(path):
     return hashlib.md5(path.read_bytes()).hexdigest()
 
 
-def test_extracts_all_but_the_test_images(archive, made_root, tmp_path):
+def test_extracts_all_but_the_test_images(archive, synthetic_root, tmp_path):
     folder = provide(tmp_path, archive)
     assert folder == tmp_path / "tiny-imagenet-200"
-    for source in made_root.rglob("*.*"):
+    for source in synthetic_root.rglob("*.*"):
         if source.is_file() and source.name != ".made.json":
-            assert (folder / source.relative_to(made_root)).read_bytes() == source.read_bytes()
+            assert (folder / source.relative_to(synthetic_root)).read_bytes() == source.read_bytes()
     assert not (folder / "test").exists()
 
 
@@ -157,7 +157,7 @@ def test_a_full_disk_is_not_the_archives_fault(archive, tmp_path, monkeypatch, o
     def fail(*arguments):
         raise OSError(errno.ENOSPC, "No space left on device")
 
-    monkeypatch.setattr(tiny_imagenet, "write_whole", fail)
+    monkeypatch.setattr(tiny_imagenet, "write_atomic", fail)
     with pytest.raises(InputError, match="can't be extracted to .*No space left") as error:
         provide(tmp_path, archive)
     assert "data.root" in one_line(str(error.value))
@@ -285,26 +285,26 @@ def test_404_and_no_network_are_told_at_once(server, tmp_path, one_line):
     assert time.monotonic() - started < 30
 
 
-def test_the_split_is_drawn_from_train_and_tested_on_official_validation(made_root):
-    split = tiny_imagenet.read_split(made_root, classes=5, val_per_class=2, seed=0)
+def test_the_split_is_drawn_from_train_and_tested_on_official_validation(synthetic_root):
+    split = tiny_imagenet.read_split(synthetic_root, classes=5, val_per_class=2, seed=0)
     assert (len(split.train), len(split.val), len(split.test)) == (5 * 4, 5 * 2, 5 * 2)
     assert len({*split.train, *split.val, *split.test}) == 40
     for wnid in split.classes:
         assert sum(wnid in name for name in split.val) == 2
     assert all(name.startswith("val/images/") for name in split.test)
-    assert all((made_root / name).is_file() for name in [*split.train, *split.val, *split.test])
+    assert all((synthetic_root / name).is_file() for name in [*split.train, *split.val, *split.test])
     assert split.classes[next(iter(split.classes))].split()[0] in ("plain", "striped", "checked", "dotted")
 
 
-def test_the_split_follows_the_seed(made_root):
-    splits = [tiny_imagenet.read_split(made_root, 20, 2, seed) for seed in (0, 0, 1)]
+def test_the_split_follows_the_seed(synthetic_root):
+    splits = [tiny_imagenet.read_split(synthetic_root, 20, 2, seed) for seed in (0, 0, 1)]
     assert splits[0] == splits[1]
     assert splits[0].val != splits[2].val
 
 
 @pytest.fixture
-def damaged(made_root, tmp_path):
-    return shutil.copytree(made_root, tmp_path / "damaged")
+def damaged(synthetic_root, tmp_path):
+    return shutil.copytree(synthetic_root, tmp_path / "damaged")
 
 
 def test_missing_classes_are_named(damaged, one_line):
@@ -341,23 +341,23 @@ def test_missing_test_images_of_classes_not_drawn_do_not_matter(damaged):
 
 
 @pytest.mark.parametrize("value", ["abc", "3", 3.0, True])
-def test_numbers_that_are_no_whole_numbers_are_told(made_root, value, one_line):
+def test_numbers_that_are_no_whole_numbers_are_told(synthetic_root, value, one_line):
     whole = {"classes": 3, "val_per_class": 2, "seed": 0}
     for name in whole:
         with pytest.raises(InputError, match=f"data.{name}={value} must be a whole number") as error:
-            tiny_imagenet.read_split(made_root, **{**whole, name: value})
+            tiny_imagenet.read_split(synthetic_root, **{**whole, name: value})
         one_line(str(error.value))
 
 
-def test_too_few_images_are_told(made_root, one_line):
+def test_too_few_images_are_told(synthetic_root, one_line):
     with pytest.raises(InputError, match="has 6 images") as error:
-        tiny_imagenet.read_split(made_root, 3, 6, 0)
+        tiny_imagenet.read_split(synthetic_root, 3, 6, 0)
     one_line(str(error.value))
 
 
-def test_a_class_with_far_fewer_images_than_others_is_warned_of(made_root, tmp_path, caplog):
+def test_a_class_with_far_fewer_images_than_others_is_warned_of(synthetic_root, tmp_path, caplog):
     root = tmp_path / "made"
-    shutil.copytree(made_root, root)
+    shutil.copytree(synthetic_root, root)
     thin = tiny_imagenet.read_split(root, 3, 1, 0).train[0].split("/")[1]
     assert not caplog.records
     for path in sorted((root / "train" / thin / "images").iterdir())[2:]:

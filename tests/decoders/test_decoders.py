@@ -47,7 +47,7 @@ def test_published_sizes_are_the_published_ones(layer, weights, working_size):
     decoder = configured("published", layer)
     assert sum(parameter.numel() for parameter in decoder.parameters()) == weights
     with torch.no_grad():
-        assert decoder.draw(torch.zeros(1, *TAPS[layer].shape)).shape[-1] == working_size
+        assert decoder.predict(torch.zeros(1, *TAPS[layer].shape)).shape[-1] == working_size
 
 
 @pytest.mark.parametrize("layer", TAPS)
@@ -62,7 +62,7 @@ def test_compact_follows_the_datas_resolution(native_size, layer):
     decoder = configured("compact", layer, native_size).eval()
     with torch.no_grad():
         features = torch.zeros(1, *TAPS[layer].shape)
-        assert decoder.draw(features).shape == (1, 3, native_size, native_size)
+        assert decoder.predict(features).shape == (1, 3, native_size, native_size)
         assert decoder(features).shape == (1, 3, 227, 227)
 
 

@@ -10,7 +10,7 @@ import pytest
 import torch
 from conftest import REPOSITORY, Outcome, run_train
 from killing import curves, differences
-from test_inversion_module import make
+from test_module import make
 from torch import distributed, multiprocessing, nn
 from torch.utils.data import BatchSampler, SequentialSampler
 

@@ -12,7 +12,7 @@ from killing import WALL_CLOCK, differences
 from test_ddp import start
 
 from inversion import sweep as sweeps
-from inversion.core.files import is_in_use
+from inversion.core.files import is_locked
 
 JOBS = ("conv5_seed-0", "conv5_seed-1")
 
@@ -60,7 +60,7 @@ def test_joblib_comes_to_what_one_process_comes_to(options, basic, tmp_path):
     process = start(arguments, said)
     until(lambda: any(has_begun(folder / name) for name in JOBS), process=process)
     process.kill()
-    until(lambda: not any(is_in_use(folder / name) for name in JOBS), 10)
+    until(lambda: not any(is_locked(folder / name) for name in JOBS), 10)
     assert not all((folder / name / "metrics.json").is_file() for name in JOBS)
     assert start(arguments, said).wait(240) == 0, said.read_text()
     assert "Going on from" in said.read_text()

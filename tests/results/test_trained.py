@@ -37,14 +37,14 @@ def test_other_weights_than_the_runs_are_refused(sweep, tmp_path, one_line):
 def test_other_weights_can_be_asked_for(sweep, tmp_path):
     torch.save(random_alexnet(1).state_dict(), tmp_path / "other.pt")
     run = load(sweep / "fc8", str(tmp_path / "other.pt"), any_weights=True)
-    assert run.encoder.digest != run.record["encoder"]
+    assert run.encoder.digest != run.metadata["encoder"]
 
 
 def test_a_checkpoint_of_november_2026_opens_and_reconstructs_as_it_did():
     """It stays as it is: whoever changes the format goes on reading this one."""
     run = load(REPOSITORY / "tests" / "fixtures" / "run", any_weights=True)  # other machines may draw other random weights
-    assert (run.layer, run.native_size, run.record["config"]["encoder"]["weights"]) == ("conv5", 16, "random")
-    assert run.record["encoder"].startswith("c04cc66881230b75")
+    assert (run.layer, run.native_size, run.metadata["config"]["encoder"]["weights"]) == ("conv5", 16, "random")
+    assert run.metadata["encoder"].startswith("c04cc66881230b75")
     images = run.decode(torch.linspace(0, 1, 256 * 36).reshape(1, 256, 6, 6))
     expected = torch.tensor([-0.28623345, 0.03365262, -0.23453370])
     assert torch.allclose(images.mean(dim=(0, 2, 3)), expected, atol=1e-4)

@@ -196,7 +196,7 @@ def test_detail_is_the_mean_difference_of_neighbours():
 class Sum(nn.Module):
     """A decoder that draws the sum of the first two of three channels in grey."""
 
-    def draw(self, features):
+    def predict(self, features):
         return features[:, :2].sum(1, keepdim=True).expand(-1, 3, -1, -1)
 
 

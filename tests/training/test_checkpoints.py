@@ -65,7 +65,7 @@ def test_a_write_that_fails_is_told_as_such(tmp_path, tensors):
     resource.setrlimit(resource.RLIMIT_FSIZE, (1 << 20, limits[1]))
     try:
         with pytest.raises(OSError, match="File too large") as error:
-            checkpoints.WholeCheckpoints().save_checkpoint({"state_dict": [torch.ones(size) for size in tensors]}, path)
+            checkpoints.AtomicCheckpoints().save_checkpoint({"state_dict": [torch.ones(size) for size in tensors]}, path)
     finally:
         resource.setrlimit(resource.RLIMIT_FSIZE, limits)
     assert error.value.filename == str(path) and not list(tmp_path.iterdir())
@@ -79,14 +79,14 @@ def test_a_checkpoint_of_something_else_is_refused(tmp_path):
 
 def test_a_failed_write_leaves_the_old_checkpoint(tmp_path):
     path = tmp_path / "last.ckpt"
-    checkpoints.WholeCheckpoints().save_checkpoint({"epoch": 1}, path)
+    checkpoints.AtomicCheckpoints().save_checkpoint({"epoch": 1}, path)
     with pytest.raises(Exception, match="pickle"):
-        checkpoints.WholeCheckpoints().save_checkpoint({"epoch": 2, "broken": lambda: None}, path)
+        checkpoints.AtomicCheckpoints().save_checkpoint({"epoch": 2, "broken": lambda: None}, path)
     assert torch.load(path, weights_only=True) == {"epoch": 1}
     assert [file.name for file in tmp_path.iterdir()] == ["last.ckpt"]
 
 
 def test_it_says_what_its_run_was(sweep):
     best = checkpoints.read(checkpoints.path_of(sweep / "conv5", checkpoints.BEST))
-    assert best[checkpoints.RECORD]["config"]["layer"] == {"name": "conv5"}
+    assert best[checkpoints.METADATA]["config"]["layer"] == {"name": "conv5"}
     assert not any(key.startswith("encoder.") for key in best["state_dict"])

@@ -33,8 +33,8 @@ def make(encoder, lr=1e-3, step_size=4, loss=None):
     )
 
 
-def fit(model, made_root, epochs, batch_size=8, val=1, **options):
-    data = TinyImageNet(str(made_root), classes=4, val_per_class=val, batch_size=batch_size, **options)
+def fit(model, synthetic_root, epochs, batch_size=8, val=1, **options):
+    data = TinyImageNet(str(synthetic_root), classes=4, val_per_class=val, batch_size=batch_size, **options)
     trainer = Trainer(
         accelerator="cpu",
         max_epochs=epochs,
@@ -48,7 +48,7 @@ def fit(model, made_root, epochs, batch_size=8, val=1, **options):
     return trainer
 
 
-def test_loss_falls_in_a_few_steps(encoder, made_root):
+def test_loss_falls_in_a_few_steps(encoder, synthetic_root):
     losses = []
 
     class Watched(InversionModule):
@@ -59,19 +59,19 @@ def test_loss_falls_in_a_few_steps(encoder, made_root):
 
     model = make(encoder)
     model.__class__ = Watched
-    fit(model, made_root, epochs=4, batch_size=5)
+    fit(model, synthetic_root, epochs=4, batch_size=5)
     assert len(losses) == 16
     assert losses[-1] < 0.7 * losses[0]
 
 
-def test_one_batch_can_be_overfitted(encoder, made_root):
+def test_one_batch_can_be_overfitted(encoder, synthetic_root):
     model = make(encoder, lr=3e-3)
-    images = pixels.normalize(TinyImageNet(str(made_root), classes=4, val_per_class=5).images("train"))  # four
+    images = pixels.normalize(TinyImageNet(str(synthetic_root), classes=4, val_per_class=5).images("train"))  # four
     features = encoder(pixels.resize(images, 227))
     model.standardize.fit([features])
     optimizer = model.configure_optimizers()["optimizer"]
     for _ in range(200):
-        loss = model.loss(model.decoder.draw(model.standardize(features)), images)
+        loss = model.loss(model.decoder.predict(model.standardize(features)), images)
         optimizer.zero_grad()
         loss.backward()
         optimizer.step()
@@ -87,16 +87,16 @@ def test_each_member_has_a_loss_of_its_own(encoder):
     model.decoder, model.log = decoder, lambda *args, **kwargs: None
     batch = Batch(torch.rand(4, 3, 64, 64), torch.randn(4, *encoder.feature_shape), torch.zeros(4))
     loss = model.training_step(batch, 0)
-    losses = [model.loss(drawn, batch.images) for drawn in decoder.drawings(batch.features)]
+    losses = [model.loss(drawn, batch.images) for drawn in decoder.predictions(batch.features)]
     torch.testing.assert_close(loss, torch.stack(losses).mean())
-    assert loss > 1.05 * model.loss(decoder.draw(batch.features), batch.images)
+    assert loss > 1.05 * model.loss(decoder.predict(batch.features), batch.images)
 
 
-def test_only_the_decoder_learns_and_the_encoder_stays_in_eval(encoder, made_root):
+def test_only_the_decoder_learns_and_the_encoder_stays_in_eval(encoder, synthetic_root):
     before = {key: value.clone() for key, value in encoder.state_dict().items()}
     model = make(encoder)
     start = [parameter.clone() for parameter in model.decoder.parameters()]
-    fit(model, made_root, epochs=1)
+    fit(model, synthetic_root, epochs=1)
     model.train()
     assert not any(module.training for module in encoder.modules())
     assert all(torch.equal(value, before[key]) for key, value in encoder.state_dict().items())
@@ -104,30 +104,30 @@ def test_only_the_decoder_learns_and_the_encoder_stays_in_eval(encoder, made_roo
     assert sum(changed) > len(changed) * 0.9
 
 
-def losses_with(encoder, made_root, **options):
-    return fit(make(encoder), made_root, epochs=2, **options).callback_metrics
+def losses_with(encoder, synthetic_root, **options):
+    return fit(make(encoder), synthetic_root, epochs=2, **options).callback_metrics
 
 
-def test_cached_features_train_as_features_computed_each_step(encoder, made_root, tmp_path):
-    exact = losses_with(encoder, made_root)
+def test_cached_features_train_as_features_computed_each_step(encoder, synthetic_root, tmp_path):
+    exact = losses_with(encoder, synthetic_root)
     for run in ("made", "found"):
-        cached = losses_with(encoder, made_root, cache=str(tmp_path), feature_type="float32")
+        cached = losses_with(encoder, synthetic_root, cache=str(tmp_path), feature_type="float32")
         for key in ("train/loss", "val/loss"):
             assert cached[key] == pytest.approx(exact[key].item(), abs=1e-5), run
-    half = losses_with(encoder, made_root, cache=str(tmp_path), feature_type="float16")
+    half = losses_with(encoder, synthetic_root, cache=str(tmp_path), feature_type="float16")
     assert half["train/loss"] == pytest.approx(exact["train/loss"].item(), rel=1e-2)
     assert len(list(tmp_path.glob("conv5-train-features-*.npy"))) == 2
 
 
-def test_features_that_take_too_much_room_are_computed_each_step(encoder, made_root, tmp_path):
-    limited = losses_with(encoder, made_root, cache=str(tmp_path), feature_gib=0)
-    assert limited["train/loss"] == losses_with(encoder, made_root)["train/loss"]
+def test_features_that_take_too_much_room_are_computed_each_step(encoder, synthetic_root, tmp_path):
+    limited = losses_with(encoder, synthetic_root, cache=str(tmp_path), feature_gib=0)
+    assert limited["train/loss"] == losses_with(encoder, synthetic_root)["train/loss"]
     assert not list(tmp_path.glob("*features*"))
 
 
-def test_any_loss_is_given_images_at_the_inputs_size(encoder, made_root):
+def test_any_loss_is_given_images_at_the_inputs_size(encoder, synthetic_root):
     """torch's MSE of images that were resized is ours of images that weren't."""
-    ours, torchs = (fit(make(encoder, loss=loss), made_root, epochs=1) for loss in (MSELoss(), nn.MSELoss()))
+    ours, torchs = (fit(make(encoder, loss=loss), synthetic_root, epochs=1) for loss in (MSELoss(), nn.MSELoss()))
     for key in ("train/loss", "val/loss"):
         assert ours.callback_metrics[key] == pytest.approx(torchs.callback_metrics[key].item(), rel=1e-3)
 
@@ -143,6 +143,6 @@ def test_the_state_dict_leaves_the_encoder_out_and_misses_nothing_else(encoder):
         model.load_state_dict(state)
 
 
-def test_the_learning_rate_halves_every_step_size_epochs(encoder, made_root):
-    trainer = fit(make(encoder, step_size=1), made_root, epochs=2)
+def test_the_learning_rate_halves_every_step_size_epochs(encoder, synthetic_root):
+    trainer = fit(make(encoder, step_size=1), synthetic_root, epochs=2)
     assert trainer.optimizers[0].param_groups[0]["lr"] == pytest.approx(1e-3 * 0.25)

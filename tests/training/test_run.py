@@ -20,7 +20,7 @@ import torch
 from conftest import REPOSITORY, TRAINED, Outcome, needs_trained_encoder, run_train
 from PIL import Image
 
-from inversion.core.files import kept_for_this_process
+from inversion.core.files import locked
 from inversion.core.images import read_image
 
 NUMBERS = {"mse", "psnr", "ssim", "normalized_error", "mse_64", "ssim_64", "feature_error", "top1_agreement"}
@@ -125,7 +125,7 @@ def test_a_finished_job_whose_config_has_changed_is_not_skipped_in_silence(sweep
     assert run_train("-m", "layer=conv5,fc8", *quick, f"hydra.sweep.dir={folder}") == Outcome(0, "")
 
 
-def test_all_that_repeats_a_run_lies_in_its_folder(sweep, made_root):
+def test_all_that_repeats_a_run_lies_in_its_folder(sweep, synthetic_root):
     told = json.loads((sweep / "fc8" / "provenance.json").read_text())
     assert told["command"].startswith("python train.py layer=fc8") and told["config"]["layer"] == {"name": "fc8"}
     assert told["commit"] and {"python", "torch", "torchvision", "lightning", "pillow"} <= set(told["versions"])
@@ -133,7 +133,7 @@ def test_all_that_repeats_a_run_lies_in_its_folder(sweep, made_root):
     assert (told["sha256"]["encoder"], told["sha256"]["split"]) == (best["encoder"], best["split"])
     split = json.loads((sweep / "fc8" / "split.json").read_text())
     for part in ("train", "val", "test"):
-        images = torch.stack([read_image(made_root / name, 64) for name in split[part]])
+        images = torch.stack([read_image(synthetic_root / name, 64) for name in split[part]])
         assert told["sha256"][f"{part} images"] == sha256(images.numpy().data).hexdigest()
 
 
@@ -147,7 +147,7 @@ def test_what_differs_when_a_run_goes_on_is_said(sweep, quick, tmp_path, capsys)
 
 
 def hold(folder, ready):
-    with kept_for_this_process(folder):
+    with locked(folder):
         ready.set()
         time.sleep(600)
 

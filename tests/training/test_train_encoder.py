@@ -22,9 +22,9 @@ def train_encoder(*arguments):
 
 
 @pytest.fixture(scope="module")
-def options(made_root, tmp_path_factory):
+def options(synthetic_root, tmp_path_factory):
     return [
-        f"data.root={made_root}",
+        f"data.root={synthetic_root}",
         f"data.cache={tmp_path_factory.mktemp('cache')}",
         "data.classes=3",
         "data.val_per_class=2",
@@ -113,12 +113,12 @@ def test_a_full_output_folder_is_told_before_the_training(options, tmp_path, one
     assert outcome.code != 0 and "MiB free, and this run needs" in one_line(outcome.said)
 
 
-def test_it_learns(made_root):
+def test_it_learns(synthetic_root):
     """A few images by heart."""
     from inversion.data.tiny_imagenet import TinyImageNet
 
     torch.manual_seed(0)
-    data = TinyImageNet(str(made_root), classes=2, val_per_class=2, batch_size=8)
+    data = TinyImageNet(str(synthetic_root), classes=2, val_per_class=2, batch_size=8)
     data.setup("fit")
     model = Classifier(2, "published", lr=3e-4, weight_decay=0.0, label_smoothing=0.0, smallest_crop=1.0)
     model.log = model.log_dict = lambda *arguments, **options: None
@@ -152,22 +152,24 @@ def test_impossible_options_are_refused(option, expected, one_line):
     one_line(str(error.value))
 
 
-def test_labels_are_the_files_own_classes(made_root):
-    split = read_split(made_root, 3, 2, 0)
+def test_labels_are_the_files_own_classes(synthetic_root):
+    split = read_split(synthetic_root, 3, 2, 0)
     for part in ("train", "val"):
         ids = [list(split.classes)[label] for label in split.labels(part)]
         assert ids == [file.split("/")[1] for file in split.files(part)]
-    annotations = dict(line.split("\t")[:2] for line in (made_root / "val" / "val_annotations.txt").read_text().splitlines())
+    annotations = dict(
+        line.split("\t")[:2] for line in (synthetic_root / "val" / "val_annotations.txt").read_text().splitlines()
+    )
     ids = [list(split.classes)[label] for label in split.labels("test")]
     assert ids == [annotations[file.split("/")[-1]] for file in split.files("test")]
 
 
-def test_present_takes_the_classes_whose_images_are_there(made_root, tmp_path):
+def test_present_takes_the_classes_whose_images_are_there(synthetic_root, tmp_path):
     root = tmp_path / "part"
-    shutil.copytree(made_root, root)
+    shutil.copytree(synthetic_root, root)
     gone = sorted(path.name for path in (root / "train").iterdir())[:17]
     for name in gone:
         shutil.rmtree(root / "train" / name)
     split = read_split(root, "present", 2, 0)
     assert len(split.classes) == 3 and not set(split.classes) & set(gone)
-    assert set(split.val) < set(read_split(made_root, None, 2, 0).val)  # the same images of a class are set aside
+    assert set(split.val) < set(read_split(synthetic_root, None, 2, 0).val)  # the same images of a class are set aside
