@@ -9,12 +9,13 @@ from pathlib import Path
 from omegaconf import DictConfig
 
 from inversion.launch import command_line
-from inversion.results import runs
+from inversion.results.report import publish
+from inversion.results.runs import find_all
 
 
 def report(cfg: DictConfig, folder: Path) -> None:
     """Writes `samples.png` and `metrics.csv` of the runs into the folder, and prints the table."""
-    runs.publish(folder, runs.find_all([cfg.runs] if isinstance(cfg.runs, str) else cfg.runs))
+    publish(folder, find_all(cfg.runs))
 
 
 if __name__ == "__main__":

@@ -1,6 +1,8 @@
-"""Files and folders that are whole or absent: written beside their place, synced, renamed. And folders kept to one process."""
+"""Atomic files and folders (written under another name, synced, renamed), and locks."""
 
+import errno
 import glob
+import logging
 import os
 import shutil
 import tempfile
@@ -13,21 +15,27 @@ from filelock import FileLock, Timeout
 
 from inversion.core.errors import InputError
 
+log = logging.getLogger(__name__)
+
 REPOSITORY = Path(__file__).resolve().parents[2]
 """The folder that holds `train.py`, `conf/`, and by default `data/` and `outputs/`."""
-
 PARTIAL = ".partial"
-"""Ends the names of what is being written."""
-
+"""Suffix of files and folders that are still being written."""
 LOCK = ".lock"
-"""The file that a process locks while a folder is its own."""
+"""The file in a run's folder that is locked while the run uses it."""
+LAUNCHER = "INVERSION_LAUNCHER"
+"""Environment variable: the process that others of this machine end with."""
+SWEPT_LAYERS = "INVERSION_SWEPT_LAYERS"
+"""Environment variable: the layers of the sweep that a job belongs to."""
+NO_LOCKS = (errno.ENOLCK, errno.EOPNOTSUPP, errno.ENOTSUP, errno.ENOSYS)
+"""What file systems without `flock`, such as some NFS and SMB mounts, answer."""
 
 
 @contextmanager
 def atomic_file(path: Path) -> Iterator[IO[bytes]]:
-    """Opens a file for writing that appears at `path` only when the block has ended without an error."""
+    """Opens a file for writing that appears at `path` only if the block ends without an error."""
     path.parent.mkdir(parents=True, exist_ok=True)
-    handle, temporary = tempfile.mkstemp(prefix=f".{path.name}.", suffix=PARTIAL, dir=path.parent)
+    handle, temporary = tempfile.mkstemp(prefix=f".{path.name[:60]}.", suffix=PARTIAL, dir=path.parent)
     try:
         with os.fdopen(handle, "wb") as file:
             yield file
@@ -36,10 +44,10 @@ def atomic_file(path: Path) -> Iterator[IO[bytes]]:
         Path(temporary).chmod(0o666 & ~_umask())
         os.replace(temporary, path)
     except BaseException as error:
-        with suppress(FileNotFoundError):  # interrupted just after it got its name
+        with suppress(FileNotFoundError):  # interrupted right after the rename
             os.unlink(temporary)
         if isinstance(error, OSError) and error.filename is None:
-            error.filename = str(path)  # a failed write doesn't say of which file
+            error.filename = str(path)  # a failed write doesn't name its file
         raise
 
 
@@ -50,12 +58,8 @@ def write_atomic(path: Path, content: bytes) -> None:
 
 
 def save_atomic(path: Path, content: Any) -> None:
-    """Writes to `path` what `torch.load` reads, all of it or nothing.
-
-    Raises:
-        OSError: it can't be written. torch hides what it meets in the middle of a large tensor behind an error of its own.
-    """
-    import torch  # not at the top: --help does without it
+    """`torch.save`, atomic. Raises OSError if the file can't be written, which torch hides behind an error of its own."""
+    import torch  # not at the top: --help needs none of it
 
     with atomic_file(path) as file:
         try:
@@ -68,9 +72,9 @@ def save_atomic(path: Path, content: Any) -> None:
 
 @contextmanager
 def atomic_folder(path: Path) -> Iterator[Path]:
-    """Gives a new folder to fill, which appears at `path` only when the block has ended without an error.
+    """Gives a new folder to fill that appears at `path` only if the block ends without an error.
 
-    What killed processes left of it goes first: the caller holds a lock.
+    What killed processes left behind is removed first, so the caller must hold a lock.
     """
     for left in path.parent.glob(f".{glob.escape(path.name)}.*{PARTIAL}"):
         shutil.rmtree(left, ignore_errors=True)
@@ -78,7 +82,7 @@ def atomic_folder(path: Path) -> Iterator[Path]:
     try:
         yield temporary
         temporary.chmod(0o777 & ~_umask())
-        if hasattr(os, "sync"):  # once for all, as a hundred thousand files would take minutes one by one
+        if hasattr(os, "sync"):  # once for all: syncing a hundred thousand files one by one takes minutes
             os.sync()
         os.replace(temporary, path)
     finally:
@@ -86,48 +90,72 @@ def atomic_folder(path: Path) -> Iterator[Path]:
 
 
 @contextmanager
-def locked(folder: Path) -> Iterator[None]:
-    """Refuses the output folder to others until the block ends, or this process does, by whatever cause. Files that killed
-    processes left half-written in it are removed.
+def lock(path: Path, timeout: float = -1) -> Iterator[None]:
+    """Holds an exclusive lock on a file until the block, or this process, ends. A file system without locks is warned of.
+
+    Args:
+        path: the lock file, made if it doesn't exist.
+        timeout: seconds to wait for another process; -1 waits as long as it takes, and says so.
 
     Raises:
-        InputError: another process has it.
+        Timeout: another process holds the lock.
     """
-    lock = FileLock(folder / LOCK, timeout=0.5)  # longer than is_locked has it
+    file_lock = FileLock(path, fallback_to_soft=False)
     try:
-        lock.acquire()
+        try:
+            file_lock.acquire(timeout=2 if timeout < 0 else timeout)
+        except Timeout:
+            if timeout >= 0:
+                raise
+            log.info(f"Waiting for another process that holds {path}")
+            file_lock.acquire()
+    except OSError as error:
+        if error.errno not in NO_LOCKS:
+            raise
+        log.warning(f"The file system of {path.parent} has no locks ({error.strerror}): start one run at a time there.")
+    try:
+        yield
+    finally:
+        file_lock.release()
+
+
+@contextmanager
+def locked(folder: Path) -> Iterator[None]:
+    """Locks a run's folder until the block or this process ends, and removes what killed processes left half-written in it.
+
+    Raises:
+        InputError: another process uses it.
+    """
+    try:
+        with lock(folder / LOCK, timeout=0.5):  # longer than `is_locked` holds it
+            for left in [*folder.glob(f".*{PARTIAL}"), *folder.glob(f"checkpoints/.*{PARTIAL}")]:
+                left.unlink()
+            yield
     except Timeout:
         raise InputError(
             f"{folder} is in use by another run: wait for it, or give another hydra.run.dir (hydra.sweep.dir for a sweep)."
         ) from None
-    try:
-        for left in [*folder.glob(f".*{PARTIAL}"), *folder.glob(f"checkpoints/.*{PARTIAL}")]:
-            left.unlink()
-        yield
-    finally:
-        lock.release()
 
 
 def is_locked(folder: Path) -> bool:
-    """Whether a process, this one or another, keeps the folder to itself."""
+    """Whether a process, this one or another, uses the run's folder."""
     if not (folder / LOCK).is_file():
         return False
-    lock = FileLock(folder / LOCK, timeout=0)
     try:
-        with lock:
+        with lock(folder / LOCK, timeout=0):
             return False
     except Timeout:
         return True
 
 
 def free_bytes(folder: Path) -> int:
-    """How much may still be written to the disk that the folder is on, or will be on once it is made."""
+    """Free space of the disk that the folder is on, or will be on once it exists."""
     return shutil.disk_usage(next(path for path in (folder.absolute(), *folder.absolute().parents) if path.exists())).free
 
 
-def expand(path: str) -> Path:
-    """The path with `~` replaced by the home folder; an unknown user's is left as it is, to be missed like any other."""
-    return Path(os.path.expanduser(path))  # noqa: PTH111 - Path.expanduser raises where there is no such user
+def expand(path: str | Path) -> Path:
+    """The path with `~` replaced by the home folder; the path of an unknown user is left as it is."""
+    return Path(os.path.expanduser(path))  # noqa: PTH111 - Path.expanduser raises for unknown users
 
 
 def _umask() -> int:

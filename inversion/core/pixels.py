@@ -48,6 +48,16 @@ def resize(images: Tensor, size: int) -> Tensor:
     return smaller.to(images.dtype)
 
 
+def to_input(images: Tensor) -> Tensor:
+    """Native uint8 images (B, 3, n, n) -> the encoder's input, float (B, 3, 227, 227) in [-1, 1]."""
+    return resize(normalize(images), INPUT_SIZE)
+
+
+def to_display(images: Tensor) -> Tensor:
+    """Floats around [-1, 1] -> uint8 in [0, 255], on the CPU: a picture to show. Any (B, 3, H, W)."""
+    return to_uint8(denormalize(images)).cpu()
+
+
 def to_native(images: Tensor, native_size: int) -> Tensor:
     """The native-resolution image that, resized, comes closest to the given one (least squares).
 

@@ -1,28 +1,28 @@
-"""Batches: what the loaders give out, in which order, and shared out how between the processes of DDP."""
+"""Batches: what the loaders give out, in which order, and how DDP's processes share them."""
 
 import random
 from collections.abc import Iterator, Sequence
+from hashlib import sha256
 from typing import NamedTuple
 
 import torch
 from torch import Tensor
-from torch.utils.data import BatchSampler, Dataset
-from torch.utils.data.distributed import DistributedSampler
+from torch.utils.data import BatchSampler, Dataset, Sampler
 
 
 class Batch(NamedTuple):
     """What the loaders give out."""
 
     images: Tensor
-    """uint8 (B, 3, n, n) from the loader; float (B, 3, n, n) in [-1, 1] once on the device: native, not yet resized."""
+    """uint8 (B, 3, n, n) from the loader; float (B, 3, n, n) in [-1, 1] on the device: native size, not yet resized."""
     features: Tensor | None
-    """The encoder's features of these images, float (B, *feature_shape), where they are cached; else None."""
+    """The encoder's features of these images, float (B, *feature_shape), if they are cached."""
     labels: Tensor
-    """int64 (B,): each image's class, as its place in the split's classes."""
+    """int64 (B,): each image's class, as an index into the split's classes."""
 
 
 class ImageSet(Dataset[Batch]):
-    """Images (N, 3, n, n), uint8, and their features if cached; gives out whole batches at once.
+    """Images (N, 3, n, n), uint8, with their cached features if there are any; gives out a batch at once.
 
     Index N + i is image i mirrored, left for right.
     """
@@ -48,9 +48,7 @@ class ImageSet(Dataset[Batch]):
     def __getitems__(self, indices: list[int]) -> Batch:
         number = len(self.images)
         chosen = torch.tensor(indices, device=self.images.device, dtype=torch.long)
-        mirrored = torch.tensor(
-            [i for i, index in enumerate(indices) if index >= number], device=chosen.device, dtype=torch.long
-        )
+        mirrored = torch.tensor([i for i, index in enumerate(indices) if index >= number], device=chosen.device, dtype=torch.long)
         chosen %= number
         images = self.images[chosen]
         images[mirrored] = images[mirrored].flip(-1)
@@ -60,34 +58,42 @@ class ImageSet(Dataset[Batch]):
         return Batch(images, features, self.labels[chosen])
 
 
-class Shuffle(DistributedSampler[int]):
-    """The training order, which depends on (seed, epoch) alone, so that a resumed run repeats it: what a "distributed"
-    sampler gives on one device.
+class Shuffle(Sampler[int]):
+    """The training order, a function of (seed, epoch) alone, so that a resumed run repeats it.
 
     Args:
-        images: to draw from.
+        number: of images.
         seed: see above.
-        flip: whether half of the images, drawn anew each epoch, are mirrored.
+        flip: whether half of the images, drawn anew each epoch, come mirrored: as index + `number`.
     """
 
-    def __init__(self, images: ImageSet, seed: int, flip: bool) -> None:
-        super().__init__(images, num_replicas=1, rank=0, seed=seed)
-        self.number = len(images)
+    def __init__(self, number: int, seed: int, flip: bool) -> None:
+        self.number = number
+        self.seed = seed
         self.flip = flip
+        self.epoch = 0
+
+    def set_epoch(self, epoch: int) -> None:
+        """Lightning calls it before every epoch."""
+        self.epoch = epoch
+
+    def __len__(self) -> int:
+        return self.number
 
     def __iter__(self) -> Iterator[int]:
+        order = torch.randperm(self.number, generator=torch.Generator().manual_seed(hashed_seed(self.seed, self.epoch)))
         coin = random.Random(f"{self.seed} {self.epoch}")
-        return (index + self.number * (self.flip and coin.getrandbits(1)) for index in super().__iter__())
+        return (index + self.number * (self.flip and coin.getrandbits(1)) for index in order.tolist())
 
 
 class Shares(BatchSampler):
-    """One process's images of every batch. All processes' shares make up the batches, no image left out or repeated, so those
+    """One process's images of every batch. The processes' shares make up the batches, no image left out or repeated, so those
     of a last batch may differ in size, and be empty.
 
     Args:
-        batches: whole, the same in every process.
+        batches: the same in every process.
         rank: this process's, from 0.
-        world_size: how many processes.
+        world_size: number of processes.
     """
 
     def __init__(self, batches: BatchSampler, rank: int, world_size: int) -> None:
@@ -103,6 +109,6 @@ class Shares(BatchSampler):
         return len(self.batches)
 
 
-def whole(batch: Batch) -> Batch:
-    """A loader's `collate_fn`: an `ImageSet` gives out batches that need no putting together."""
-    return batch
+def hashed_seed(*parts: int) -> int:
+    """A seed in [0, 2^32) from several numbers, unrelated for neighbouring ones."""
+    return int.from_bytes(sha256(" ".join(map(str, parts)).encode()).digest()[:4], "big")

@@ -18,11 +18,10 @@ from typing import Any
 
 import numpy as np
 import torch
-from filelock import FileLock
 from torch import Tensor
 
 from inversion.core.errors import InputError
-from inversion.core.files import free_bytes
+from inversion.core.files import free_bytes, lock
 
 log = logging.getLogger(__name__)
 
@@ -137,10 +136,6 @@ class Cache:
                 array.flush()  # type: ignore[attr-defined]
                 os.replace(paths[entry.name], self.folder / entry.file_name)
                 log.info(f"Cached {entry.name}: {entry.nbytes / 2**20:.0f} MiB in {self.folder / entry.file_name}")
-        except OSError as error:
-            raise InputError(
-                f"data.cache={self.folder} can't be written ({error.strerror}): give another data.cache=PATH."
-            ) from error
         finally:
             for path in paths.values():
                 with suppress(FileNotFoundError):
@@ -150,16 +145,12 @@ class Cache:
     def _locked(self) -> Iterator[None]:
         try:
             self.folder.mkdir(parents=True, exist_ok=True)
-            lock = FileLock(self.folder / ".lock")
-            lock.acquire()
+            with lock(self.folder / ".lock"):
+                yield
         except OSError as error:
             raise InputError(
                 f"data.cache={self.folder} can't be written ({error.strerror}): give another data.cache=PATH."
             ) from error
-        try:
-            yield
-        finally:
-            lock.release()
 
 
 def _reserve(path: Path, entry: Entry) -> np.ndarray:

@@ -1,12 +1,10 @@
-"""The LightningDataModules: a split's images decoded once, held as bytes, and handed out in batches."""
+"""The LightningDataModule: a split's images decoded once, held as bytes, and handed out in batches."""
 
-import logging
 from abc import ABC, abstractmethod
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from hashlib import sha256
 from statistics import median
 
-import numpy as np
 import PIL
 import torch
 from lightning import LightningDataModule
@@ -18,36 +16,36 @@ from inversion.core import pixels
 from inversion.core.errors import InputError
 from inversion.core.files import expand
 from inversion.core.images import decode, opened, state_of
-from inversion.data.batches import Batch, ImageSet, Shares, Shuffle, whole
+from inversion.core.pixels import to_input
+from inversion.data.batches import Batch, ImageSet, Shares, Shuffle
 from inversion.data.cache import Cache, Entry
+from inversion.data.features import MIRRORED, FeatureCache, Part
 from inversion.data.split import Split
 from inversion.encoders.alexnet import Encoder
 
-log = logging.getLogger(__name__)
-
 SMALLEST = 16
 """Smallest native size in pixels; SSIM's window is 11 wide."""
-
-MIRRORED = "mirrored train"
 
 
 class ImageDataModule(LightningDataModule, ABC):
     """What every source of images shares.
 
-    Each file is decoded once into one uint8 array at the data's native size; batches are normalised, and resized where a
-    resized image is needed, whole and on the device that trains.
+    Each file is decoded once into one uint8 array at the data's native size. Batches are normalised, and resized where a
+    resized image is needed, on the device that trains.
 
     Args:
         batch_size: images per batch, of every loader; under DDP those of all devices together.
         shuffle_seed: of the training order and the flips, which depend on it and the epoch alone.
-        flip: whether each training image is shown mirrored, left for right, in half of the epochs; its mirrored features are
+        flip: whether each training image comes mirrored, left for right, in half of the epochs; its mirrored features are
             cached as well.
         native_size: side in pixels at which images are held; None takes the median shorter side of (a thousand of) the
             training images, within 16 to 227. An image of another size is resized (shorter side) and cropped to its middle.
         cache: folder for decoded images and features, see `Cache`. None holds images in memory, and no features.
-        feature_type: how features are stored: float16, or float32, as the encoder gave them.
-        feature_gib: features that would take more are computed with every batch instead.
+        feature_type, feature_gib: see `FeatureCache`.
         resident: share of a GPU's free memory that images and features may take; what fits trains without being copied.
+
+    Raises:
+        InputError: an option out of its range.
     """
 
     def __init__(
@@ -70,8 +68,6 @@ class ImageDataModule(LightningDataModule, ABC):
                 f"data.native_size={native_size} must be a whole number between {SMALLEST} and {pixels.INPUT_SIZE}, AlexNet's "
                 "input size, or null to follow the data."
             )
-        if feature_type not in ("float16", "float32"):
-            raise InputError(f"data.feature_type={feature_type} must be float16 or float32.")
         if not 0 <= resident < 1:
             raise InputError(f"data.resident={resident} must lie in [0, 1).")
         self.batch_size = batch_size
@@ -79,17 +75,16 @@ class ImageDataModule(LightningDataModule, ABC):
         self.flip = flip
         self._native_size = native_size
         self.cache = None if cache is None else Cache(expand(cache))
-        self.feature_type = feature_type
-        self.feature_gib = feature_gib
+        self.feature_cache = None if self.cache is None else FeatureCache(self.cache, feature_type, feature_gib)
         self.resident = resident
         self._split: Split | None = None
         self._images: dict[str, Tensor] = {}
         self._features: dict[str, Tensor] = {}
-        self._entries: dict[str, Entry] = {}
+        """Those of the encoder that `use_features` was last called for."""
 
     @abstractmethod
     def find_split(self) -> Split:
-        """Reads from disk which files there are and draws the split. Raises InputError."""
+        """Finds the files on disk and draws the split. Raises InputError."""
 
     @property
     def split(self) -> Split:
@@ -113,7 +108,7 @@ class ImageDataModule(LightningDataModule, ABC):
         """The images of `train`, `val` or `test`: uint8, (N, 3, native_size, native_size). Decoded on first use.
 
         Raises:
-            InputError: a file that is no image, or a broken one.
+            InputError: files that are no images, or broken ones.
         """
         if part not in self._images:
             paths = [self.split.root / name for name in self.split.files(part)]
@@ -133,114 +128,59 @@ class ImageDataModule(LightningDataModule, ABC):
 
     def _entry(self, part: str) -> Entry:
         """The decoded images in the cache: they depend on the files, their sizes and times of change, and on Pillow."""
-        if part not in self._entries:
-            files = self.split.files(part)
-            states = [state_of(self.split.root / name) for name in files]
-            key = {"root": str(self.split.root), "files": files, "states": states, "pillow": PIL.__version__}
-            shape = (len(files), 3, self.native_size, self.native_size)
-            self._entries[part] = Entry(f"{part} images", key, shape, "uint8")
-        return self._entries[part]
+        files = self.split.files(part)
+        states = [state_of(self.split.root / name) for name in files]
+        key = {"root": str(self.split.root), "files": files, "states": states, "pillow": PIL.__version__}
+        return Entry(f"{part} images", key, (len(files), 3, self.native_size, self.native_size), "uint8")
 
-    @property
-    def _encoded(self) -> tuple[str, ...]:
+    def _encoded_parts(self) -> dict[str, Part]:
         """The parts whose features are cached."""
-        return ("train", "val", MIRRORED) if self.flip else ("train", "val")
+        parts = {part: Part(self.images(part), self._entry(part).digest) for part in ("train", "val")}
+        return parts | ({MIRRORED: parts["train"]} if self.flip else {})
 
-    def _feature_entry(self, part: str, encoder: Encoder, layer: str) -> Entry:
-        source = "train" if part == MIRRORED else part
-        key = {"images": self._entry(source).digest, "encoder": encoder.digest_of(layer)}
-        if part == MIRRORED:
-            key["mirrored"] = "left for right"
-        shape = (len(self.split.files(source)), *encoder.shape_of(layer))
-        return Entry(f"{layer} {part} features", key, shape, self.feature_type)
+    def lacks_features(self, encoder: Encoder) -> bool:
+        """Whether the encoder's features could be cached, and aren't yet."""
+        return self.feature_cache is not None and not self.feature_cache.holds(self._encoded_parts(), encoder)
 
-    def can_cache(self, encoder: Encoder) -> bool:
-        """Whether there is a cache, and the encoder's features are within `feature_gib`."""
-        entry = self._feature_entry("train", encoder, encoder.layer)
-        return self.cache is not None and entry.nbytes <= self.feature_gib * 2**30
+    def use_features(self, encoder: Encoder | None, layers: Sequence[str] = (), device: torch.device | str = "cpu") -> None:
+        """Has the loaders give out an encoder's features of the training and validation images beside them, computed once.
 
-    def has_features(self, encoder: Encoder) -> bool:
-        """Whether the encoder's features of training and validation images lie in the cache."""
-        entries = [self._feature_entry(part, encoder, encoder.layer) for part in self._encoded]
-        return self.cache is not None and self.cache.holds(entries)
-
-    def cache_features(self, encoder: Encoder, layers: Sequence[str], device: torch.device) -> None:
-        """Has the loaders give out `layers[0]`'s features of the training (with `flip` also mirrored) and validation images,
-        computed once.
-
-        Those of the other layers are computed in the same pass and left in the cache for the runs that will want them.
-        Does nothing without a cache, and says so where the features would take too much room.
+        Whatever encoder's features they gave out before is forgotten. Without a cache, or if it has no room, they give out
+        none, and the training has to encode every batch.
 
         Args:
-            encoder: on `device`; none of the layers is deeper than its own.
-            layers: the run's own layer, then others.
-
-        Raises:
-            InputError: features too large for float16.
+            encoder: on `device`; None for none.
+            layers: whose features, and those that are computed in the same pass, see `FeatureCache.load`. By default the
+                encoder's.
         """
-        if self.cache is None:
-            return
-        parts = self._encoded
-        self.setup("fit")  # the cache is locked while it is filled
-        entries = {(part, layer): self._feature_entry(part, encoder, layer) for layer in layers for part in parts}
-        own = [entries[part, layers[0]] for part in parts]
-        if own[0].nbytes > self.feature_gib * 2**30 or not self.cache.has_room(own):
-            size = sum(entry.nbytes for entry in own) / 2**30
-            log.info(
-                f"The features of {layers[0]} would take {size:.1f} GiB, more than data.feature_gib or the disk allow: they "
-                "are computed with every batch instead."
-            )
-            return
-        others = [e for e in entries.values() if e not in own and e.nbytes <= self.feature_gib * 2**30]
-        if not self.cache.has_room([*own, *others]):
-            others = []
-
-        def fill(arrays: dict[str, np.ndarray]) -> None:
-            for part in parts:
-                wanted = {layer: arrays[entries[part, layer].name] for layer in layers if entries[part, layer].name in arrays}
-                if wanted:
-                    self._encode(part, encoder, wanted, device)
-
-        held = self.cache.get([*own, *others], fill)
-        self._features = dict(zip(parts, held, strict=False))
-
-    @torch.no_grad()
-    def _encode(self, part: str, encoder: Encoder, arrays: Mapping[str, np.ndarray], device: torch.device) -> None:
-        images = self.images("train" if part == MIRRORED else part)
-        with tqdm(total=len(images), desc=f"Encoding {part} images", unit="image", leave=False, disable=None) as bar:
-            for i in range(0, len(images), self.batch_size):
-                chunk = slice(i, i + self.batch_size)
-                native = images[chunk].to(device)
-                native = native.flip(-1) if part == MIRRORED else native
-                for layer, features in encoder.features(to_input(native), list(arrays)).items():
-                    stored = features.to(getattr(torch, self.feature_type)).cpu()
-                    if not stored.isfinite().all():
-                        raise InputError(
-                            f"Features of {layer} are too large for data.feature_type={self.feature_type}: use float32."
-                        )
-                    arrays[layer][chunk] = stored.numpy()
-                bar.update(len(images[chunk]))
+        self._features = {}
+        if encoder is not None and self.feature_cache is not None:
+            parts = self._encoded_parts()
+            layers = layers or [encoder.layer]
+            self._features = self.feature_cache.load(parts, encoder, layers, torch.device(device), self.batch_size)
 
     def feature_batches(self, encoder: Encoder, device: torch.device) -> Iterator[Tensor]:
-        """The training images' features on the device, in the split's order: what is cached, or computed now."""
-        chunks = self._features.get("train", self.images("train")).split(
-            1024 if "train" in self._features else self.batch_size
-        )
-        for chunk in tqdm(chunks, desc="Taking the features' statistics", leave=False, disable=None):
-            yield chunk.to(device) if "train" in self._features else encoder(to_input(chunk.to(device)))
+        """The training images' features on the device, in the split's order: from the cache if `use_features` found them there,
+        else computed now.
+        """
+        cached = self._features.get("train")
+        chunks = self.images("train").split(self.batch_size) if cached is None else cached.split(1024)
+        for chunk in tqdm(chunks, desc="Measuring the features' statistics", leave=False, disable=None):
+            yield encoder(to_input(chunk.to(device))) if cached is None else chunk.to(device)
 
     def move_to(self, device: torch.device) -> None:
         """Moves training and validation data to a GPU where they fit, so that batches need no copying."""
         if device.type != "cuda":
             return
-        held = [store[part] for store in (self._images, self._features) for part in self._encoded if part in store]
+        moved = ("train", "val", MIRRORED)
+        held = [store[part] for store in (self._images, self._features) for part in moved if part in store]
         free, _ = torch.cuda.mem_get_info(device)
         if sum(tensor.nbytes for tensor in held) <= self.resident * free:
             for store in (self._images, self._features):
-                store.update({part: store[part].to(device) for part in self._encoded if part in store})
+                store.update({part: store[part].to(device) for part in moved if part in store})
 
     def mean_image(self) -> Tensor:
-        """The training set's mean image, native: float (3, native_size, native_size) in [-1, 1]."""
+        """The training set's mean image at the native size: float (3, native_size, native_size) in [-1, 1]."""
         total = torch.zeros(3, self.native_size, self.native_size, dtype=torch.float64)
         for chunk in self.images("train").split(1024):
             total += pixels.normalize(chunk).double().sum(0).cpu()
@@ -268,23 +208,23 @@ class ImageDataModule(LightningDataModule, ABC):
             self.images("train"), self.split.labels("train"), self._features.get("train"), self._features.get(MIRRORED)
         )
         if len(images) < 2:
-            raise InputError("Training needs at least 2 images: give more data, or lower the held-out part.")
-        sampler = Shuffle(images, self.shuffle_seed, self.flip)
+            raise InputError("Training needs at least 2 images: give more data, or set fewer aside for validation.")
+        sampler = Shuffle(len(images), self.shuffle_seed, self.flip)
         return self._loader(images, sampler=sampler, drop_last=len(images) % self.batch_size == 1)
 
     def files_of_batch(self, epoch: int, batch: int) -> list[str]:
         """The files of a training batch; epochs and batches count from 0."""
-        sampler = self.train_dataloader().batch_sampler.sampler  # type: ignore[union-attr]
-        sampler.set_epoch(epoch)  # type: ignore[attr-defined]
+        sampler = Shuffle(len(self.split.train), self.shuffle_seed, self.flip)
+        sampler.set_epoch(epoch)
         order = list(sampler)[batch * self.batch_size : (batch + 1) * self.batch_size]
         return [self.split.train[index % len(self.split.train)] for index in order]
 
     def weight_of_share(self, images: int, batch: int) -> float:
-        """What the mean over this process's images of a training batch counts for in the mean over all processes that DDP
-        takes: 1 where every process has as many; batches count from 0.
+        """How much the mean over this process's images of a training batch counts in the mean over processes that DDP takes: 1
+        where every process has as many; batches count from 0.
         """
-        whole = min(self.batch_size, len(self.split.train) - batch * self.batch_size)
-        return images * self._world_size / whole
+        total = min(self.batch_size, len(self.split.train) - batch * self.batch_size)
+        return images * self._world_size / total
 
     @property
     def _world_size(self) -> int:
@@ -301,27 +241,27 @@ class ImageDataModule(LightningDataModule, ABC):
 
     def loader(self, part: str) -> DataLoader[Batch]:
         """The images of `train`, `val` or `test` in the split's order, without features. All of them, under DDP too."""
-        return self._whole_batches(ImageSet(self.images(part), self.split.labels(part)))
+        return self._undivided(ImageSet(self.images(part), self.split.labels(part)))
 
     def _loader(self, images: ImageSet, **options: object) -> DataLoader[Batch]:
-        """Whole batches, or this process's shares of them under DDP."""
-        whole = self._whole_batches(images, **options)
+        """All batches, or under DDP this process's shares of them."""
+        loader = self._undivided(images, **options)
         if self._world_size == 1:
-            return whole
-        shares = Shares(whole.batch_sampler, self.trainer.global_rank, self._world_size)  # type: ignore[arg-type, union-attr]
-        return DataLoader(images, batch_sampler=shares, collate_fn=whole.collate_fn, generator=whole.generator)
+            return loader
+        shares = Shares(loader.batch_sampler, self.trainer.global_rank, self._world_size)  # type: ignore[arg-type, union-attr]
+        return DataLoader(images, batch_sampler=shares, collate_fn=_as_it_is, generator=loader.generator)
 
-    def _whole_batches(self, images: ImageSet, **options: object) -> DataLoader[Batch]:
-        # No workers: taking a batch out of a tensor is quicker than handing it between processes. A loader without a generator
-        # of its own draws from torch's at each start, at another time in a run that goes on.
+    def _undivided(self, images: ImageSet, **options: object) -> DataLoader[Batch]:
+        # No workers: taking a batch out of a tensor is quicker than handing it between processes. The generator is the loader's
+        # own, since without one it would advance torch's at each start, and at another time in a resumed run.
         own = torch.Generator()
-        return DataLoader(images, batch_size=self.batch_size, collate_fn=whole, generator=own, **options)  # type: ignore[arg-type]
+        return DataLoader(images, batch_size=self.batch_size, collate_fn=_as_it_is, generator=own, **options)  # type: ignore[arg-type]
 
     def on_after_batch_transfer(self, batch: Batch, dataloader_idx: int) -> Batch:
         """Normalises the images, now on the device."""
         return batch._replace(images=pixels.normalize(batch.images))
 
 
-def to_input(images: Tensor) -> Tensor:
-    """Native uint8 images (B, 3, n, n) -> the encoder's input, float (B, 3, 227, 227) in [-1, 1]."""
-    return pixels.resize(pixels.normalize(images), pixels.INPUT_SIZE)
+def _as_it_is(batch: Batch) -> Batch:
+    """A loader's `collate_fn`: an `ImageSet` gives out batches already."""
+    return batch

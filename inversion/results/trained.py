@@ -1,10 +1,10 @@
 """A trained run, loaded: images in, reconstructions out.
 
-from inversion.results.trained import load, read_images
+import inversion
 
-conv5 = load("outputs/<sweep>/conv5")
-images = read_images(["photo.jpg"], conv5.native_size)   # (1, 3, 227, 227) in [-1, 1]
-reconstructions = conv5.reconstruct(images)              # the same shape and range
+conv5 = inversion.load("outputs/<sweep>/conv5")
+images = inversion.read_images(["photo.jpg"], conv5.native_size)  # (1, 3, 227, 227) in [-1, 1]
+reconstructions = conv5.reconstruct(images)                       # the same shape and range
 """
 
 from collections.abc import Mapping, Sequence
@@ -20,8 +20,8 @@ from torch import Tensor, nn
 from inversion.core.errors import InputError
 from inversion.core.files import expand
 from inversion.core.images import read_image
-from inversion.data.datamodule import to_input
-from inversion.decoders.networks import Decoder
+from inversion.core.pixels import to_input
+from inversion.decoders.base import Decoder
 from inversion.decoders.standardize import Standardize
 from inversion.encoders.alexnet import Encoder
 from inversion.training import checkpoints
@@ -29,7 +29,7 @@ from inversion.training.building import build, build_decoder
 
 
 class TrainedRun(nn.Module):
-    """The frozen encoder of a run with its best decoder, in eval mode.
+    """The frozen encoder of a run with its best decoder, in eval mode, on any device.
 
     Args:
         encoder: cut after the run's layer.
@@ -57,15 +57,25 @@ class TrainedRun(nn.Module):
         """Side in pixels of the images it was trained on, before they were resized."""
         return self.decoder.native_size
 
+    @property
+    def device(self) -> torch.device:
+        """Where it computes; what it is given may lie elsewhere, and what it gives back lies there too."""
+        return next(self.parameters()).device
+
     @torch.no_grad()
     def encode(self, images: Tensor) -> Tensor:
         """Images (B, 3, 227, 227) in [-1, 1] -> features (B, *feature_shape), not standardised."""
-        return self.encoder(images)
+        return self.encoder(images.to(self.device)).to(images.device)
+
+    @torch.no_grad()
+    def predict(self, features: Tensor) -> Tensor:
+        """Features (B, *feature_shape), not standardised -> images (B, 3, s, s) around [-1, 1] at the decoder's working size."""
+        return self.decoder.predict(self.standardize(features.to(self.device))).to(features.device)
 
     @torch.no_grad()
     def decode(self, features: Tensor) -> Tensor:
         """Features (B, *feature_shape), not standardised -> images (B, 3, 227, 227) in [-1, 1]."""
-        return self.decoder(self.standardize(features))
+        return self.decoder(self.standardize(features.to(self.device))).to(features.device)
 
     def forward(self, images: Tensor) -> Tensor:
         """`reconstruct`."""
@@ -87,9 +97,9 @@ def load(folder: str | Path, weights: str | None = None, any_weights: bool = Fal
             tells: to see what it makes of them.
 
     Raises:
-        InputError: there is no whole checkpoint, or the encoder's weights are missing or are not those of the run.
+        InputError: the checkpoint is missing or damaged, or the encoder's weights are missing or are not those of the run.
     """
-    path = checkpoints.path_of(expand(str(folder)), checkpoints.BEST)
+    path = checkpoints.path_of(expand(folder), checkpoints.BEST)
     if not path.is_file():
         raise InputError(f"{folder} holds no trained run ({path} is missing): give the folder of one.")
     content = checkpoints.read(path)
@@ -98,11 +108,11 @@ def load(folder: str | Path, weights: str | None = None, any_weights: bool = Fal
         config = OmegaConf.create(metadata["config"])
         for name in ("encoder", "decoder", "data"):
             _check_classes(OmegaConf.to_container(config[name], resolve=True))
-    except Exception as error:  # whatever a config that was tampered with stumbles over, the file is at fault
+    except Exception as error:  # a config that was tampered with can make them raise anything
         reason = str(error).strip().partition("\n")[0].rstrip(".")
         raise InputError(f"{path} doesn't say what run it is of ({reason:.120}): train the run anew.") from error
     encoder = build("encoder", config.encoder, **({} if weights is None else {"weights": weights}))
-    if encoder.digest != metadata["encoder"] and not any_weights:
+    if encoder.digest != metadata.get("encoder") and not any_weights:
         raise InputError(
             f"{path} was trained for other encoder weights than {encoder.weights} holds now: give those it was trained for, "
             "or any_weights=True to load()."
@@ -147,4 +157,4 @@ def read_images(paths: Sequence[str | Path], size: int) -> Tensor:
     Raises:
         InputError: names a file that is no image, or a broken one.
     """
-    return to_input(torch.stack([read_image(expand(str(path)), size) for path in paths]))
+    return to_input(torch.stack([read_image(expand(path), size) for path in paths]))

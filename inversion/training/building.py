@@ -1,31 +1,38 @@
-"""From the config to objects, with a user's mistakes told in one sentence."""
+"""From the config to objects, with a user's mistakes named in one sentence."""
 
+import inspect
+import logging
 import warnings
-from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, TypeVar
 
 import torch
 from hydra.errors import InstantiationException
-from hydra.utils import instantiate
+from hydra.utils import get_class, instantiate
 from lightning import LightningModule, Trainer
-from lightning.pytorch.callbacks import ModelCheckpoint
-from lightning.pytorch.loggers import TensorBoardLogger
+from lightning.pytorch.callbacks import BatchSizeFinder, LearningRateFinder
+from lightning.pytorch.loggers import Logger
+from lightning.pytorch.profilers import PassThroughProfiler
 from omegaconf import DictConfig, OmegaConf
 from torch import nn
 from torch.optim.lr_scheduler import ReduceLROnPlateau
 
 from inversion.core import pixels
 from inversion.core.errors import InputError
-from inversion.core.files import free_bytes
-from inversion.decoders.networks import Decoder
+from inversion.decoders.base import Decoder
+from inversion.decoders.ensemble import Ensemble
 from inversion.decoders.standardize import Standardize
 from inversion.encoders.alexnet import Encoder
 from inversion.training import checkpoints
-from inversion.training.callbacks import SeededEpochs
+from inversion.training.callbacks import MovableCheckpoint, SeededEpochs
 from inversion.training.module import InversionModule
 
+log = logging.getLogger(__name__)
+
 M = TypeVar("M", bound=InversionModule)
+
+READ_HERE = ("members", "standardized")
+"""Options of a decoder that its class isn't given."""
 
 
 def build(name: str, config: DictConfig, **arguments: Any) -> Any:
@@ -45,43 +52,40 @@ def build(name: str, config: DictConfig, **arguments: Any) -> Any:
         cause: BaseException = error
         while cause.__cause__ is not None:
             cause = cause.__cause__
-            if isinstance(cause, InputError):
+            if isinstance(cause, InputError | OSError):
                 raise cause from None
         reason = (str(cause).strip().splitlines() or [type(cause).__name__])[0].rstrip(".")
-        raise InputError(f"The options of {name} can't be used ({reason}): see conf/{name} for what they may be.") from error
+        raise InputError(f"The options of {name} can't be used ({reason}): look at the comments over them in conf/.") from error
 
 
-def build_trainer(
-    config: DictConfig,
-    folder: Path,
-    needed: Sequence[str] = (checkpoints.BEST, checkpoints.LAST),
-    may_share: bool = False,
-) -> Trainer:
-    """The trainer of a run, with its callbacks.
+def build_trainer(config: DictConfig, folder: Path, may_share: bool = False) -> Trainer:
+    """The trainer of a run, with its callbacks and without loggers.
 
     Args:
         config: the whole config.
         folder: the run's.
-        needed: the checkpoints that it can't do without.
         may_share: whether several devices may share the work.
 
     Raises:
-        InputError: options that are refused, or would leave no checkpoint to score.
+        InputError: options that can't be used.
     """
-    callbacks = {name: one for name, one in build("callbacks", config.callbacks).items() if one is not None}
-    for name in needed:
-        callback = callbacks.get(name)
-        place = checkpoints.path_of(folder.resolve(), name)  # as ModelCheckpoint has it
-        if not isinstance(callback, ModelCheckpoint) or Path(callback.dirpath or "") / f"{callback.filename}.ckpt" != place:
-            raise InputError(f"callbacks.{name} must be a ModelCheckpoint that writes {place}: leave it as it is.")
-    plugins = [checkpoints.AtomicCheckpoints()]
+    callbacks = [callback for callback in build("callbacks", config.callbacks).values() if callback is not None]
+    for callback in callbacks:
+        if isinstance(callback, BatchSizeFinder | LearningRateFinder):
+            raise InputError(
+                f"callbacks: a {type(callback).__name__} changes options that the run's folder is to be found by; sweep over "
+                "them instead, as in -m optimizer.lr=1e-3,2e-3,4e-3."
+            )
+    places = [Path(c.dirpath or "checkpoints") / str(c.filename) for c in callbacks if isinstance(c, MovableCheckpoint)]
+    if config.trainer.get("enable_checkpointing") is False or checkpoints.LAST not in [place.name for place in places]:
+        raise InputError("callbacks.last and trainer.enable_checkpointing must stay: without them a run can't be resumed.")
     trainer: Trainer = build(
         "trainer",
         config.trainer,
         precision=precision(config.trainer),
         logger=False,
-        callbacks=[SeededEpochs(config.seed), *callbacks.values()],
-        plugins=plugins,
+        callbacks=[SeededEpochs(config.seed), *callbacks],
+        plugins=[checkpoints.AtomicCheckpoints()],
         use_distributed_sampler=False,  # the datamodule shares out the batches, and repeats no image
         default_root_dir=str(folder),
     )
@@ -93,34 +97,33 @@ def build_trainer(
         raise InputError("trainer.num_nodes: one run trains on one machine; start one run per layer on each instead.")
     if trainer.max_epochs is None or trainer.max_epochs < 1:
         raise InputError(f"trainer.max_epochs={trainer.max_epochs} must be at least 1.")
-    every = trainer.check_val_every_n_epoch or 1
-    quick = config.trainer.get("fast_dev_run")
-    if quick or not trainer.limit_train_batches or not trainer.limit_val_batches or every > trainer.max_epochs:
-        raise InputError(
-            "The trainer's options leave no validated checkpoint: fast_dev_run, limit_train_batches=0, limit_val_batches=0 "
-            "and check_val_every_n_epoch > max_epochs can't be used; trainer.max_epochs=1 is the shortest run."
-        )
-    fused = OmegaConf.select(config, "optimizer.fused")
-    if trainer.precision == "16-mixed" and trainer.gradient_clip_val and fused:
-        raise InputError(
-            "trainer.gradient_clip_val in 16-mixed precision needs an optimiser that isn't fused: optimizer.fused=false."
-        )
+    profiler: Any = trainer.profiler  # type: ignore[attr-defined]
+    if not isinstance(profiler, PassThroughProfiler):
+        profiler.dirpath, profiler.filename = profiler.dirpath or folder, profiler.filename or "profile"
     return trainer
 
 
-def build_logger(folder: Path, config: Mapping[str, Any], resumed: Mapping[str, Any] | None) -> TensorBoardLogger:
-    """The run's curves, beginning with its config; of a run that goes on, without what was logged after its checkpoint.
+def build_loggers(config: DictConfig, folder: Path, resumed_step: int) -> list[Logger]:
+    """The run's loggers, which write into its folder and begin with its config.
 
     Args:
+        config: the whole config; its group `logger` holds a `_target_` and options for each logger, or is null.
         folder: the run's.
-        config: resolved.
-        resumed: the checkpoint's content.
+        resumed_step: the step that a run is resumed from, behind which TensorBoard's curves are cut; 0 for a new run.
     """
-    step = resumed["global_step"] if resumed else 0
-    logger = TensorBoardLogger(folder, name="", version="tensorboard", default_hp_metric=False, purge_step=step)
-    if resumed is None:
-        logger.experiment.add_text("config", f"```yaml\n{OmegaConf.to_yaml(config)}```")
-    return logger
+    loggers = []
+    for name, options in (config.get("logger") or {}).items():
+        if options is None:
+            continue
+        accepted = inspect.signature(get_class(options._target_).__init__).parameters
+        arguments: dict[str, Any] = {"save_dir": str(folder)} if "save_dir" in accepted else {}
+        if "purge_step" in options:
+            arguments["purge_step"] = resumed_step
+        loggers.append(build(f"logger.{name}", options, **arguments))
+        if not resumed_step and hasattr(loggers[-1].experiment, "add_text"):
+            text = OmegaConf.to_yaml(OmegaConf.create(OmegaConf.to_container(config, resolve=True)))
+            loggers[-1].experiment.add_text("config", f"```yaml\n{text}```")
+    return loggers
 
 
 def precision(config: DictConfig) -> str:
@@ -143,73 +146,75 @@ def precision(config: DictConfig) -> str:
     return "bf16-mixed" if has_bf16 else "32-true"
 
 
-def build_scorer(config: DictConfig, device: torch.device) -> Trainer:
-    """A trainer on that device alone that only tests, and shows it as the run's own does."""
-    progress = config.callbacks.get("progress")
-    return build(
-        "trainer",
-        config.trainer,
-        precision=precision(config.trainer),
-        logger=False,
-        callbacks=[] if progress is None else [build("callbacks", progress)],
-        devices=1 if device.index is None else [device.index],
-        strategy="auto",
-        enable_checkpointing=False,
-    )
-
-
 def build_decoder(config: DictConfig, encoder: Encoder, native_size: int) -> Decoder:
-    """The decoder that `config` describes, for the encoder's features."""
-    return build(
-        "decoder", config, feature_shape=encoder.feature_shape, native_size=native_size, output_size=pixels.INPUT_SIZE
-    )
+    """The decoder that `config` describes, for the encoder's features: an ensemble where it says several `members`.
+
+    Raises:
+        InputError: an option is refused.
+    """
+    members = config.get("members", 1)
+    if not isinstance(members, int) or members < 1:
+        raise InputError(f"decoder.members={members} must be a whole number, at least 1.")
+    resolved: Any = OmegaConf.to_container(config, resolve=True)
+    options = OmegaConf.create({key: value for key, value in resolved.items() if key not in READ_HERE})
+    given = {"feature_shape": encoder.feature_shape, "native_size": native_size, "output_size": pixels.INPUT_SIZE}
+    decoders = [build("decoder", options, **given) for _ in range(members)]
+    return decoders[0] if members == 1 else Ensemble(decoders)
 
 
-def build_module(
-    kind: type[M], config: DictConfig, encoder: Encoder, native_size: int, metadata: Mapping[str, Any] | None = None
-) -> M:
+def build_module(kind: type[M], config: DictConfig, encoder: Encoder, native_size: int, clips: bool = False) -> M:
     """What is trained: the encoder, and all that the config says of its decoder.
 
     Args:
-        kind: `InversionModule`, or a class that is built as it is.
+        kind: `InversionModule`, or a subclass that takes the same arguments.
         config: the whole config.
         encoder: frozen, unless `kind` trains it.
         native_size: side of the images as the data holds them, in pixels.
-        metadata: see `checkpoints.metadata`.
+        clips: whether the trainer clips gradients in mixed precision, which fused optimisers don't allow.
 
     Raises:
         InputError: an option is refused.
     """
     decoder = build_decoder(config.decoder, encoder, native_size)
+    optimizer = config.optimizer
+    if clips and optimizer.get("fused"):
+        optimizer = OmegaConf.merge(optimizer, {"fused": False})
+        log.info("trainer.gradient_clip_val: the optimiser isn't fused, as mixed precision wants it for clipping.")
     module = kind(
         encoder,
         decoder,
         loss=build("loss", config.loss),
-        optimizer=build("optimizer", config.optimizer),
+        optimizer=build("optimizer", optimizer),
         scheduler=build("scheduler", config.scheduler),
-        standardize=build_standardize(config.standardize, decoder, encoder),
-        metadata=metadata,
+        standardize=build_standardize(config, encoder),
     )
     check_optimizer(module)
     return module
 
 
-def build_standardize(option: bool | str, decoder: Decoder, encoder: Encoder) -> Standardize | nn.Identity:
-    """What features pass through before the decoder. Of trained weights, `auto` does what the decoder asks for. Those of
-    untrained ones it standardises: nearly all that varies in them is one direction, and whitened the rest is noise.
+def build_standardize(config: DictConfig, encoder: Encoder) -> Standardize | nn.Identity:
+    """What features pass through before the decoder. Of trained weights, `standardize=auto` does what the decoder's options
+    ask for. Those of untrained ones it standardises: nearly all that varies in them is one direction, and whitened the rest is
+    noise.
 
     Raises:
         InputError: no such option.
     """
-    if option not in (True, False, "auto", "whiten"):
-        raise InputError(f"standardize={option} must be auto, true, false or whiten.")
+    option, wanted = config.standardize, config.decoder.get("standardized", True)
+    for name, value, choices in (
+        ("standardize", option, (True, False, "whiten", "auto")),
+        ("decoder.standardized", wanted, (True, False, "whiten")),
+    ):
+        if value not in choices:
+            words = ", ".join(str(choice).lower() for choice in choices)
+            raise InputError(f"{name}={value} must be one of {words}.")
     if option == "auto":
-        option = decoder.standardized if encoder.is_trained else True
+        option = wanted if encoder.is_trained else True
     return Standardize(encoder.feature_shape, whiten=option == "whiten") if option else nn.Identity()
 
 
 def check_optimizer(module: LightningModule) -> None:
-    """Raises InputError if optimiser or scheduler refuse their options, which some tell only when built or stepped."""
+    """Raises InputError if optimiser or scheduler refuse their options, which some say only when built or stepped."""
     try:
         scheduler = module.configure_optimizers()["lr_scheduler"]["scheduler"]  # type: ignore
         with warnings.catch_warnings(action="ignore"):  # it is stepped before the optimiser
@@ -219,17 +224,3 @@ def check_optimizer(module: LightningModule) -> None:
         raise InputError(
             f"The options of optimizer or scheduler can't be used ({reason}): see conf/optimizer and conf/scheduler."
         ) from error
-
-
-def check_disk_space(folder: Path, trained: nn.Module) -> None:
-    """Raises InputError unless there is room for the weights, be it the best checkpoint or an encoder's, for the last
-    checkpoint, with Adam's two moments, and for a new last being written beside the old one.
-    """
-    weights = sum(parameter.numel() * parameter.element_size() for parameter in trained.parameters())
-    needed = 7 * weights + (20 << 20)
-    free = free_bytes(folder)
-    if free < needed:
-        raise InputError(
-            f"The output folder {folder} has {free >> 20} MiB free, and this run needs {needed >> 20}: free some, or give "
-            "another hydra.run.dir (hydra.sweep.dir for a sweep)."
-        )

@@ -1,24 +1,24 @@
-"""What is shown while a decoder trains: a bar and a line per epoch, a grid of reconstructions, the speed."""
+"""Callbacks: checkpoints that resume exactly, the guard against losses that are not finite, and what is shown meanwhile."""
 
 import logging
 import math
 import sys
 import time
-from hashlib import sha256
 from pathlib import Path
 from typing import Any, NoReturn
 
 import torch
 from lightning import Callback, LightningModule, Trainer, seed_everything
 from lightning.pytorch.callbacks import ModelCheckpoint, TQDMProgressBar
-from lightning.pytorch.loggers import TensorBoardLogger
+from lightning.pytorch.loggers import TensorBoardLogger, WandbLogger
 from torch import Tensor
+from torchvision.transforms.v2.functional import to_pil_image
 
 from inversion.core import pixels
 from inversion.core.drawing import pairs_grid
 from inversion.core.errors import InputError
 from inversion.core.files import write_atomic
-from inversion.data.batches import Batch
+from inversion.data.batches import Batch, hashed_seed
 
 log = logging.getLogger(__name__)
 
@@ -26,65 +26,41 @@ BATCH_FILE = "not_finite.txt"
 """Lists the images of the batch at which a run's numbers ceased to be finite."""
 
 
-@torch.no_grad()
-def reconstruct(model: LightningModule, images: Tensor) -> Tensor:
-    """Images (B, 3, 227, 227) in [-1, 1] -> their reconstructions as pictures, uint8, on the CPU. Leaves the model's
-    mode as it was.
-    """
-    was_training = model.training
-    model.eval()
-    pictures = pixels.to_uint8(pixels.denormalize(model(images.to(model.device)))).cpu()
-    model.train(was_training)
-    return pictures
-
-
-class ReconstructionGrid(Callback):
-    """Shows the same validation images, original beside reconstruction, in TensorBoard as training goes on.
-
-    Args:
-        images: how many.
-        times: at how many epochs of the run at most, evenly spaced, the last among them.
-    """
-
-    def __init__(self, images: int = 8, times: int = 10) -> None:
-        if images < 1 or times < 1:
-            raise InputError(f"callbacks.grid.images={images} and callbacks.grid.times={times} must be at least 1.")
-        self.images = images
-        self.times = times
-
-    def on_validation_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        every = -(-(trainer.max_epochs or 1) // self.times)
-        last = trainer.current_epoch + 1 == trainer.max_epochs
-        if trainer.sanity_checking or not (last or (trainer.current_epoch + 1) % every == 0):
-            return
-        if trainer.is_global_zero and isinstance(trainer.logger, TensorBoardLogger):
-            _, originals = trainer.datamodule.samples("val", self.images)  # type: ignore[attr-defined]
-            pictures = pixels.to_uint8(pixels.denormalize(originals))
-            grid = pairs_grid(pictures, reconstruct(pl_module, originals))
-            # At the step at which Lightning logs an epoch's numbers.
-            trainer.logger.experiment.add_image("val/reconstructions", grid, trainer.global_step - 1)
-
-
 class MovableCheckpoint(ModelCheckpoint):
-    """A checkpoint of a run whose folder may be moved: it goes on knowing which epoch was best. `ModelCheckpoint` alone
-    would forget it, and put the next epoch in its place.
+    """A checkpoint in the run's folder, which may be moved: `ModelCheckpoint` alone would forget which epoch was best, and put
+    the next epoch in its place.
     """
+
+    def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
+        self.dirpath = self.dirpath or str(Path(trainer.default_root_dir) / "checkpoints")
+        super().setup(trainer, pl_module, stage)
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         def here(path: str) -> str:
             return str(Path(self.dirpath or "") / Path(path).name) if path else path
 
         moved = {key: here(state_dict[key]) for key in ("best_model_path", "kth_best_model_path", "last_model_path")}
-        kept = {here(path): score for path, score in state_dict["best_k_models"].items()}
-        super().load_state_dict({**state_dict, **moved, "best_k_models": kept, "dirpath": self.dirpath})
+        scores = {here(path): score for path, score in state_dict["best_k_models"].items()}
+        super().load_state_dict({**state_dict, **moved, "best_k_models": scores, "dirpath": self.dirpath})
+
+    def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Forgets a best epoch that lies after the one resumed from: its branch is thrown away, and on a GPU not repeated bit by
+        bit.
+        """
+        super().on_train_start(trainer, pl_module)
+        best = Path(self.best_model_path)
+        if self.monitor and best.is_file():
+            epoch = torch.load(best, map_location="cpu", weights_only=True, mmap=True)["epoch"]
+            if epoch >= trainer.current_epoch:
+                self.best_k_models, self.best_model_score, self.best_model_path, self.kth_best_model_path = {}, None, "", ""
 
 
 class LastCheckpoint(MovableCheckpoint):
-    """The state after a whole epoch, from which a run can go on: after the first, the last, and any that ends at least
+    """The state at the end of an epoch, from which a run can be resumed: after the first, the last, and any that ends at least
     `seconds` after the one saved before, so that short epochs don't spend their time on writing.
 
-    It is written when the epoch's curves are on disk and every scheduler has been stepped, which Lightning does after the
-    epoch's end: so that what goes on from it lacks neither.
+    It is written once the epoch's curves are on disk and every scheduler has been stepped, which Lightning does after the
+    epoch's end.
 
     Args:
         seconds: see above.
@@ -130,8 +106,8 @@ class LastCheckpoint(MovableCheckpoint):
 
 
 class SeededEpochs(Callback):
-    """Random numbers drawn while training, as dropout's, depend on the seed and the epoch alone (and on the process, under
-    DDP), so that a run that goes on draws them again.
+    """Random numbers used in training, as dropout's, depend on the seed and the epoch alone (and on the process, under DDP), so
+    that a resumed run repeats them. Counts the run's seconds through all its processes.
 
     Args:
         seed: the run's.
@@ -139,17 +115,29 @@ class SeededEpochs(Callback):
 
     def __init__(self, seed: int) -> None:
         self.seed = seed
+        self.started = time.perf_counter()
+        self.before = 0.0
+
+    @property
+    def seconds(self) -> float:
+        """Since the run's start, without the time between a stop and its resumption."""
+        return self.before + time.perf_counter() - self.started
+
+    def state_dict(self) -> dict[str, Any]:
+        return {"seconds": self.seconds}
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        self.before = state_dict["seconds"]
 
     def on_train_epoch_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        process = f" {trainer.global_rank}" if trainer.global_rank else ""
-        digest = sha256(f"{self.seed} {trainer.current_epoch}{process}".encode()).digest()
-        seed_everything(int.from_bytes(digest[:4], "big"), verbose=False)
+        rank = [trainer.global_rank] if trainer.global_rank else []
+        seed_everything(hashed_seed(self.seed, trainer.current_epoch, *rank), verbose=False)
 
 
 class FiniteLoss(Callback):
     """Ends a run whose loss or weights are no longer finite, before they reach a checkpoint.
 
-    Each loss is judged on the device that computed it; looking at the judgement makes a GPU wait, so it is done every so many
+    Each loss is checked on the device that computed it; reading the result makes a GPU wait, so that is done every so many
     batches and after an epoch's last. On a CPU it is done after each batch.
 
     Args:
@@ -191,7 +179,7 @@ class FiniteLoss(Callback):
         if len(files) > 3:
             path = Path(trainer.default_root_dir) / BATCH_FILE
             if trainer.is_global_zero:
-                write_atomic(path, "".join(f"{name}\n" for name in files).encode())
+                write_atomic(path, "".join(f"{name}\n" for name in files).encode("utf-8", "surrogateescape"))
             named += f" and {len(files) - 3} more, listed in {path}"
         step = trainer.fit_loop.epoch_loop.total_batch_idx - (now - at)
         raise InputError(
@@ -203,6 +191,46 @@ class FiniteLoss(Callback):
         saved = [Path(one.dirpath or "") / f"{one.filename}.ckpt" for one in trainer.checkpoint_callbacks[::-1]]  # type: ignore
         good = next((str(path) for path in saved if path.is_file()), "none yet")
         return f"lower optimizer.lr or look at the images; the last good checkpoint is {good}"
+
+
+class ReconstructionGrid(Callback):
+    """Logs the same validation images, original beside reconstruction, as training proceeds: to TensorBoard and W&B.
+
+    Args:
+        images: how many.
+        times: at how many epochs of the run at most, evenly spaced, the last among them.
+    """
+
+    def __init__(self, images: int = 8, times: int = 10) -> None:
+        if images < 1 or times < 1:
+            raise InputError(f"callbacks.grid.images={images} and callbacks.grid.times={times} must be at least 1.")
+        self.images = images
+        self.times = times
+
+    def on_validation_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        every = max(1, -(-(trainer.max_epochs or 1) // self.times))
+        last = trainer.current_epoch + 1 == trainer.max_epochs
+        due = last or (trainer.current_epoch + 1) % every == 0
+        if trainer.sanity_checking or not due or not trainer.is_global_zero or not trainer.loggers:
+            return
+        _, originals = trainer.datamodule.samples("val", self.images)  # type: ignore[attr-defined]
+        grid = pairs_grid(pixels.to_display(originals), reconstruct(pl_module, originals))
+        step = trainer.global_step - 1  # at which Lightning logs an epoch's numbers
+        for logger in trainer.loggers:
+            if isinstance(logger, TensorBoardLogger):
+                logger.experiment.add_image("val/reconstructions", grid, step)
+            elif isinstance(logger, WandbLogger):
+                logger.log_image("val/reconstructions", [to_pil_image(grid)], step)
+
+
+@torch.no_grad()
+def reconstruct(model: LightningModule, images: Tensor) -> Tensor:
+    """Images (B, 3, 227, 227) in [-1, 1] -> their reconstructions, uint8, on the CPU. Leaves the model's mode as it was."""
+    was_training = model.training
+    model.eval()
+    pictures = pixels.to_display(model(images.to(model.device)))
+    model.train(was_training)
+    return pictures
 
 
 class ImagesPerSecond(Callback):
@@ -242,11 +270,11 @@ SHOWN = {
     "val/top1": "val top-1 {:.1%}",
     "train/images_per_second": "{:.0f} images/s",
 }
-"""What the line per epoch says, where it was logged."""
+"""What the line per epoch says of the numbers that were logged."""
 
 
 class Progress(TQDMProgressBar):
-    """A bar where a person looks on, and in any case one line per epoch, which the run's log keeps.
+    """A bar on a terminal, and in any case one line per epoch, which goes into the run's log.
 
     Args:
         refresh_rate: batches between two updates of the bar.

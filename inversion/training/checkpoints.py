@@ -1,4 +1,4 @@
-"""Checkpoints: written whole or not at all, read without running code, gone on from only by the run they belong to."""
+"""Checkpoints: written atomically, read without running code, resumed only by the run they belong to."""
 
 import zipfile
 from collections.abc import Mapping, Sequence
@@ -6,60 +6,44 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from lightning import LightningModule
 from lightning.fabric.plugins.io import TorchCheckpointIO
 from omegaconf import DictConfig, OmegaConf
-from torch import Tensor, nn
+from torch import Tensor
 
 from inversion.core.errors import InputError
 from inversion.core.files import save_atomic
-from inversion.data.split import Split
-from inversion.encoders.alexnet import Encoder
+from inversion.data.datamodule import ImageDataModule
 
 BEST = "best"
 LAST = "last"
 METADATA = "inversion"
-FORMAT = 2
-"""Version of what stands under `METADATA` in a checkpoint."""
-KEYS = {"config", "native_size", "split", "encoder"}
-"""What else stands there."""
+"""The key in a checkpoint under which `metadata` stands."""
+FORMAT = 3
+"""Version of what stands there."""
 STATE = ("epoch", "global_step", "loops", "callbacks", "optimizer_states", "lr_schedulers")
-"""What Lightning goes on from, beside the weights."""
-MUST_MATCH = (
-    "layer.name",
-    "decoder",
-    "loss",
-    "optimizer",
-    "scheduler",
-    "seed",
-    "standardize",
-    "encoder.input_stats",
-    "data.batch_size",
-    "data.shuffle_seed",
-    "data.flip",
-    "data.native_size",
-    "data.feature_type",
-    "trainer.precision",
+"""What Lightning resumes from, beside the weights."""
+WITHOUT_EFFECT = (
+    *("name", "note", "hydra", "logger"),
+    *("data.root", "data.archive", "data.url", "data.md5", "data.cache", "data.resident", "data.feature_gib"),
+    *("encoder.weights", "encoder.seed", "loss.comparator.weights", "loss.comparator.seed"),  # compared by their hash
+    *("callbacks.progress", "callbacks.grid", "callbacks.images_per_second", "callbacks.learning_rate", "callbacks.finite"),
+    *("callbacks.last", "callbacks.best.dirpath"),
+    *("trainer.accelerator", "trainer.devices", "trainer.strategy", "trainer.profiler", "trainer.num_sanity_val_steps"),
+    *("trainer.enable_progress_bar", "trainer.enable_model_summary", "trainer.log_every_n_steps", "trainer.benchmark"),
 )
-"""Options a decoder's run can't change on its way. `trainer.max_epochs` may grow where the schedule doesn't depend on it, and
-folders may move."""
-MUST_MATCH_FINISHED = ("trainer.max_epochs", "test", "samples")
-"""Options that a finished run can't change either."""
-MUST_MATCH_ENCODER = (
-    "classifier",
-    "seed",
-    "data.batch_size",
-    "data.flip",
-    "data.native_size",
-    "trainer.max_epochs",
-    "trainer.precision",
-)
-"""The same of an encoder's, whose learning rate has one cycle over all epochs."""
+"""Options that may differ when a run is resumed or a finished one is found. All others must match."""
+MAY_GROW = ("trainer.max_epochs", "test", "samples")
+"""Options that may also differ when a run is resumed that isn't finished."""
 
 
 class AtomicCheckpoints(TorchCheckpointIO):
-    """Lightning's plain checkpoint files, synced and renamed into place on their own file system."""
+    """Lightning's plain checkpoint files, written atomically. The best one has no optimiser's state."""
 
     def save_checkpoint(self, checkpoint: dict[str, Any], path: str | Path, storage_options: Any | None = None) -> None:
+        if Path(path).stem == BEST:
+            left_out = ("optimizer_states", "lr_schedulers", "callbacks", "loops", "current_model_state", "averaging_state")
+            checkpoint = {key: value for key, value in checkpoint.items() if key not in left_out}
         save_atomic(Path(path), checkpoint)
 
 
@@ -68,20 +52,19 @@ def path_of(folder: Path, name: str) -> Path:
     return folder / "checkpoints" / f"{name}.ckpt"
 
 
-def metadata(
-    config: DictConfig, precision: str, split: Split, native_size: int, encoder: Encoder | None = None
-) -> dict[str, Any]:
-    """What a checkpoint says of its run: the resolved config with the precision that it came to, the images' native size, and
-    hashes of the split and of the encoder's weights, if it has one.
+def metadata(config: DictConfig, precision: str, datamodule: ImageDataModule, module: LightningModule) -> dict[str, Any]:
+    """What a checkpoint says of its run: the resolved config, with the precision that `auto` came to, the images' native size,
+    and fingerprints of the split and of the module's frozen parts.
     """
     resolved: Any = OmegaConf.to_container(config, resolve=True)
     resolved["trainer"]["precision"] = precision
+    fingerprints: Mapping[str, str] = module.fingerprints  # type: ignore[assignment]
     return {
         "format": FORMAT,
         "config": resolved,
-        "native_size": native_size,
-        "split": split.digest,
-        "encoder": encoder and encoder.digest,
+        "native_size": datamodule.native_size,
+        "split": datamodule.split.digest,
+        **fingerprints,
     }
 
 
@@ -89,21 +72,22 @@ def read(path: Path) -> dict[str, Any]:
     """The checkpoint's content, on the CPU. Runs no code from the file.
 
     Raises:
-        InputError: no checkpoint, a cut or damaged one, one of another version of this project, or weights that are no finite
-            numbers.
+        InputError: no checkpoint, a damaged one, one of another version of this project, or weights that are not finite.
     """
-    advice = "delete it to start anew, or put a whole copy in its place"
+    advice = "delete it to start anew, or replace it by an undamaged copy"
     try:
         with zipfile.ZipFile(path) as file:  # whose checksums torch doesn't look at
             damaged = file.testzip()
         if damaged is not None:
             raise zipfile.BadZipFile(damaged)
         content = torch.load(path, map_location="cpu", weights_only=True)
-    except Exception as error:  # whatever the parser stumbles over, the file is at fault
-        raise InputError(f"{path} is no whole checkpoint ({type(error).__name__}): {advice}.") from error
+    except Exception as error:  # a foreign file can make the parsers raise anything
+        raise InputError(f"{path} is damaged, or no checkpoint ({type(error).__name__}): {advice}.") from error
     found = content.get(METADATA) if isinstance(content, dict) else None
-    if not isinstance(found, dict) or found.get("format") != FORMAT or not found.keys() >= KEYS:
-        raise InputError(f"{path} is no checkpoint of this version of the project: {advice}.")
+    if isinstance(found, dict) and isinstance(found.get("format"), int) and found["format"] < FORMAT:
+        raise InputError(f"{path} is of an older version of this project: open it with that version, or train the run anew.")
+    if not isinstance(found, dict) or found.get("format") != FORMAT or not {"config", "native_size", "split"} <= found.keys():
+        raise InputError(f"{path} is no checkpoint of this project: {advice}.")
     state = content.get("state_dict")
     if not isinstance(state, dict) or not state:
         raise InputError(f"{path} holds no weights: {advice}.")
@@ -118,54 +102,56 @@ def _is_finite(value: object) -> bool:
     return bool(value.isfinite().all())
 
 
-def check_fits(path: Path, content: Mapping[str, Any], model: nn.Module) -> None:
-    """Raises InputError unless the checkpoint holds what the model needs to go on: weights of its names and shapes, and the
-    training's state.
-    """
-    wanted, found = (
-        {key: value.shape for key, value in state.items()} for state in (model.state_dict(), content["state_dict"])
-    )
-    odd = [key for key in [*wanted, *found] if wanted.get(key) != found.get(key)]
-    odd += [key for key in STATE if key not in content]
-    if odd:
-        raise InputError(
-            f"{path} doesn't fit its run ({odd[0]!r:.120}): delete it to start anew, or put a whole copy in its place."
-        )
-
-
-def check_resumes(path: Path, now: Mapping[str, Any], must_match: Sequence[str] = MUST_MATCH) -> dict[str, Any]:
-    """Checks that the run to come is the one that wrote the checkpoint, whose content is returned.
+def check_match(
+    path: Path, now: Mapping[str, Any], module: LightningModule | None = None, may_differ: Sequence[str] = ()
+) -> dict[str, Any]:
+    """Checks that the run to come is the one that wrote a checkpoint, whose content is returned.
 
     Args:
-        path: the checkpoint to go on from.
-        now: the `metadata` of the run to come.
-        must_match: the options that must be the same.
+        path: the checkpoint.
+        now: `metadata` of the run to come.
+        module: what is to be resumed with the checkpoint's weights and state; None if nothing is.
+        may_differ: options that may differ beside those `WITHOUT_EFFECT`.
 
     Raises:
-        InputError: a must_match option, the split or the encoder's weights differ; or what `read` raises.
+        InputError: another option, split or frozen network; weights or a state that don't fit; or what `read` raises.
     """
     content = read(path)
     before = content[METADATA]
+    folder = path.parents[1]
     advice = "give another hydra.run.dir (hydra.sweep.dir for a sweep), or delete that folder to start anew"
-    if difference := first_difference(before["config"], now["config"], must_match):
-        raise InputError(f"{path.parents[1]} holds a run with {difference}: {advice}.")
-    for key, name in (("split", "another draw of images"), ("encoder", "other encoder weights")):
-        if before[key] != now[key]:
-            raise InputError(f"{path.parents[1]} holds a run with {name}: {advice}.")
+    difference = first_difference(before["config"], now["config"], (*WITHOUT_EFFECT, *may_differ))
+    names = {"split": "another draw of images", "encoder": "other encoder weights", "loss": "other weights in its loss"}
+    difference = difference or next((name for key, name in names.items() if before.get(key) != now.get(key)), None)
+    if difference:
+        raise InputError(f"{folder} holds a run with {difference}: {advice}.")
+    if module is not None:
+        wanted, found = ({key: value.shape for key, value in s.items()} for s in (module.state_dict(), content["state_dict"]))
+        odd = [key for key in [*wanted, *found] if wanted.get(key) != found.get(key)]
+        odd += [key for key in STATE if key not in content]
+        if odd:
+            raise InputError(
+                f"{path} doesn't fit its run ({odd[0]!r:.120}): delete it to start anew, or replace it by an undamaged copy."
+            )
     return content
 
 
-def first_difference(before: Any, now: Any, must_match: Sequence[str]) -> str | None:
-    """The first of these options in which two configs (containers or DictConfigs) differ, as in `seed=0, not 1`; or None."""
-    for key in must_match:
-        then, here = (OmegaConf.select(OmegaConf.create(config), key) for config in (before, now))
-        if then != here:
-            return _difference(key, then, here)
+def first_difference(before: Mapping[str, Any], now: Mapping[str, Any], but: Sequence[str]) -> str | None:
+    """The first option in which two resolved configs differ, as in `seed=0, not 1`; or None.
+
+    Args:
+        but: options, and groups of options, that are not compared.
+    """
+    then, here = _flat(before), _flat(now)
+    for key in [*then, *(key for key in here if key not in then)]:
+        if then.get(key, "left out") != here.get(key, "left out") and not f"{key}.".startswith(tuple(f"{b}." for b in but)):
+            return f"{key}={then.get(key, 'left out')}, not {here.get(key, 'left out')}"
     return None
 
 
-def _difference(key: str, then: Any, here: Any) -> str:
-    if isinstance(then, DictConfig) and isinstance(here, DictConfig):
-        odd = next(k for k in [*then, *here] if then.get(k, "left out") != here.get(k, "left out"))
-        return _difference(f"{key}.{odd}", then.get(odd, "left out"), here.get(odd, "left out"))
-    return f"{key}={then}, not {here}"
+def _flat(config: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
+    """Nested options by their dotted names."""
+    options: dict[str, Any] = {}
+    for key, value in config.items():
+        options |= _flat(value, f"{prefix}{key}.") if isinstance(value, Mapping) and value else {f"{prefix}{key}": value}
+    return options

@@ -38,6 +38,10 @@ class Classifier(LightningModule):
         InputError: an option out of its range.
     """
 
+    metadata: Mapping[str, Any] | None = None
+    """What its checkpoints say of their run, see `checkpoints.metadata`."""
+    fingerprints: Mapping[str, str] = {}  # noqa: RUF012 - nothing in it is frozen
+
     def __init__(
         self,
         classes: int,
@@ -59,8 +63,6 @@ class Classifier(LightningModule):
         self.input_stats = input_stats
         self.lr, self.weight_decay, self.label_smoothing = lr, weight_decay, label_smoothing
         self.crop = RandomResizedCrop(pixels.INPUT_SIZE, scale=(smallest_crop, 1))
-        self.metadata: Mapping[str, Any] | None = None
-        """What its checkpoints say of their run, see `checkpoints.metadata`."""
         accuracies: dict[str, Any] = {
             f"top{k}": MulticlassAccuracy(classes, top_k=k, average="micro") for k in (1, 5) if k <= classes
         }

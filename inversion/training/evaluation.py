@@ -1,15 +1,14 @@
-"""The final numbers of a split, for a trained decoder and for always giving the training set's mean image."""
+"""The final scores of a split, for a trained decoder and for always giving the training set's mean image."""
 
-from collections.abc import Mapping
 from typing import Any
 
 import torch
-from lightning import LightningModule, Trainer
 from torch import Tensor, nn
+from tqdm import tqdm
 
 from inversion.core import pixels
-from inversion.data.batches import Batch
-from inversion.data.datamodule import ImageDataModule, to_input
+from inversion.core.pixels import to_input
+from inversion.data.datamodule import ImageDataModule
 from inversion.encoders.alexnet import LAST_LAYER, Encoder
 from inversion.training.metrics import FeatureMetrics, FinalMetrics, mean_pairwise_distance
 
@@ -17,7 +16,7 @@ MEAN_IMAGE = "mean_image"
 
 
 class MeanImage(nn.Module):
-    """The floor of every score: gives the training set's mean image whatever it is fed.
+    """The baseline of every score: gives the training set's mean image for any features.
 
     Args:
         image: (3, 227, 227) in [-1, 1].
@@ -34,65 +33,37 @@ class MeanImage(nn.Module):
         return self.image.expand(len(features), -1, -1, -1)
 
 
-class Evaluation(LightningModule):
-    """Runs decoders of one layer over a loader of images, and collects their metrics.
-
-    Args:
-        network: the whole encoder, to its last layer.
-        layer: whose features are decoded.
-        decoders: name -> features (B, *feature_shape) to images (B, 3, 227, 227) in [-1, 1].
-        native_size, mean_distance: see `FinalMetrics`.
-    """
-
-    def __init__(
-        self, network: Encoder, layer: str, decoders: Mapping[str, nn.Module], native_size: int, mean_distance: float
-    ) -> None:
-        super().__init__()
-        self.network = network
-        self.layer = layer
-        self.decoders = nn.ModuleDict(decoders)
-        self.of_images = nn.ModuleDict({name: FinalMetrics(native_size, mean_distance) for name in decoders})
-        self.of_features = nn.ModuleDict({name: FeatureMetrics() for name in decoders})
-
-    def on_after_batch_transfer(self, batch: Batch, dataloader_idx: int) -> Batch:
-        return batch._replace(images=to_input(batch.images))
-
-    def test_step(self, batch: Batch, batch_idx: int) -> None:
-        layers = [self.layer, LAST_LAYER]
-        seen = self.network.features(batch.images, layers)
-        for name, decoder in self.decoders.items():
-            images = decoder(seen[self.layer])
-            again = self.network.features(images[:1] if images.stride(0) == 0 else images, layers)  # the mean image once
-            self.of_images[name].update(images, batch.images)  # type: ignore[operator]
-            self.of_features[name].update(*(found[layer] for layer in layers for found in (again, seen)))  # type: ignore[operator]
-
-    def scores(self) -> dict[str, Any]:
-        """name -> number, of each decoder."""
-        groups = (self.of_images, self.of_features)
-        return {name: {k: v for group in groups for k, v in group[name].compute().items()} for name in self.decoders}  # type: ignore
-
-
+@torch.no_grad()
 def evaluate(
-    decoder: nn.Module, layer: str, network: Encoder, datamodule: ImageDataModule, part: str, trainer: Trainer
+    decoder: nn.Module, layer: str, network: Encoder, datamodule: ImageDataModule, part: str, device: torch.device
 ) -> dict[str, Any]:
-    """Scores the decoder and the mean image on the part (`val` or `test`).
+    """Scores the decoder and the mean image on a part, in float32 whatever the training's precision was.
 
     Args:
-        decoder: features of the layer (B, *feature_shape) -> images (B, 3, 227, 227) in [-1, 1].
+        decoder: features of the layer (B, *feature_shape) -> images (B, 3, 227, 227) in [-1, 1]. It is put into eval mode.
         layer: whose features are decoded.
-        network: the whole encoder, to its last layer.
+        network: the whole encoder; to its last layer if its weights have one, else at least to the layer.
         datamodule: its training images make the mean image.
         part: `val` or `test`.
-        trainer: on one device, without a logger.
+        device: where to compute.
 
     Returns:
         `FinalMetrics`' and `FeatureMetrics`' numbers by name, and the mean image's under `mean_image`.
     """
     mean_image = MeanImage(pixels.resize(datamodule.mean_image()[None], pixels.INPUT_SIZE)[0])
-    decoders = {"decoder": decoder, MEAN_IMAGE: mean_image}
+    decoders = {"decoder": decoder.to(device).eval(), MEAN_IMAGE: mean_image.to(device)}
     distance = mean_pairwise_distance(datamodule.images(part))
-    evaluation = Evaluation(network, layer, decoders, datamodule.native_size, distance)
-    with torch.no_grad():
-        trainer.test(evaluation, datamodule.loader(part), verbose=False)
-    scores = evaluation.scores()
+    of_images = {name: FinalMetrics(datamodule.native_size, distance).to(device) for name in decoders}
+    of_features = {name: FeatureMetrics().to(device) for name in decoders}
+    network = network.to(device)
+    layers = [layer, LAST_LAYER]
+    for batch in tqdm(datamodule.loader(part), desc=f"Scoring {part} images", unit="batch", leave=False, disable=None):
+        images = to_input(batch.images.to(device))
+        features = network.features(images, layers)
+        for name, decode in decoders.items():
+            reconstructions = decode(features[layer])
+            again = network.features(reconstructions[:1] if name == MEAN_IMAGE else reconstructions, layers)
+            of_images[name].update(reconstructions, images)
+            of_features[name].update(again[layer], features[layer], again[LAST_LAYER], features[LAST_LAYER])
+    scores = {name: {**of_images[name].compute(), **of_features[name].compute()} for name in decoders}
     return {**scores["decoder"], MEAN_IMAGE: scores[MEAN_IMAGE]}

@@ -67,14 +67,13 @@ class FinalMetrics(nn.Module):
     def update(self, prediction: Tensor, target: Tensor) -> None:
         """Both (B, 3, 227, 227) around [-1, 1]."""
         shown, truth = pixels.denormalize(prediction), pixels.denormalize(target)
-        with torch.autocast(shown.device.type, enabled=False):  # scores stay in float32 in mixed precision too
-            errors = mean_squared_errors(prediction, target)
-            self.quick.update(errors)
-            self.distance.update((errors * target[0].numel()).sqrt())
-            native = [pixels.to_native(images, self.native_size).clamp(0, 1) for images in (shown, truth)]
-            for few in zip(*(_few(images) for images in (shown, truth)), strict=True):
-                self.ssim.update(*few)
-            self.at_native.update(*native)
+        errors = mean_squared_errors(prediction, target)
+        self.quick.update(errors)
+        self.distance.update((errors * target[0].numel()).sqrt())
+        native = [pixels.to_native(images, self.native_size).clamp(0, 1) for images in (shown, truth)]
+        for few in zip(*(_few(images) for images in (shown, truth)), strict=True):
+            self.ssim.update(*few)
+        self.at_native.update(*native)
 
     def compute(self) -> dict[str, float]:
         """The numbers by name."""

@@ -1,7 +1,8 @@
 """The LightningModule: a frozen encoder, a decoder trained to give its input back."""
 
 from collections.abc import Callable, Mapping
-from typing import Any
+from hashlib import sha256
+from typing import Any, NoReturn
 
 import torch
 from lightning import LightningModule
@@ -10,31 +11,33 @@ from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LRScheduler
 
 from inversion.core import pixels
+from inversion.core.errors import InputError
 from inversion.data.batches import Batch
 from inversion.data.datamodule import ImageDataModule
-from inversion.decoders.networks import Decoder
+from inversion.decoders.base import Decoder
 from inversion.decoders.standardize import Standardize
 from inversion.encoders.alexnet import Encoder
 from inversion.training import checkpoints
 from inversion.training.metrics import mean_squared_errors, quick_metrics
-
-FROZEN = ("encoder.", "loss.")
-"""Prefixes of weights that never change."""
 
 
 class InversionModule(LightningModule):
     """Trains `decoder(standardize(encoder(x)))` towards x; only the decoder learns.
 
     Args:
-        encoder: frozen; its weights are in no checkpoint.
+        encoder: frozen.
         decoder: built for the encoder's feature shape.
         loss: (prediction, target) -> scalar, see `inversion.decoders.losses`.
         optimizer: takes the decoder's parameters.
         scheduler: takes the optimiser; stepped once an epoch.
-        standardize: what features pass through before the decoder: nothing, or `Standardize`, which takes its statistics
-            before the first epoch.
-        metadata: what its checkpoints say of their run, see `checkpoints.metadata`.
+        standardize: what features pass through before the decoder: nothing, or `Standardize`, which is fitted before the first
+            epoch.
     """
+
+    encoder: Encoder
+    loss: Callable[[Tensor, Tensor], Tensor]
+    metadata: Mapping[str, Any] | None = None
+    """What its checkpoints say of their run, see `checkpoints.metadata`."""
 
     def __init__(
         self,
@@ -44,21 +47,28 @@ class InversionModule(LightningModule):
         optimizer: Callable[..., Optimizer],
         scheduler: Callable[[Optimizer], LRScheduler],
         standardize: Standardize | nn.Identity,
-        metadata: Mapping[str, Any] | None = None,
     ) -> None:
         super().__init__()
-        self.metadata = metadata
-        self.encoder = encoder
+        # Not registered as submodules: what never changes needs no place in checkpoints, averages or gradients' exchange.
+        self.__dict__["encoder"] = encoder
+        self.__dict__["loss"] = loss
         self.decoder = decoder.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
-        self.loss = loss
         self.optimizer = optimizer
         self.scheduler = scheduler
         self.standardize = standardize
         self.val_metrics = quick_metrics("val/")
 
+    @property
+    def fingerprints(self) -> dict[str, str]:
+        """Hashes of what is frozen."""
+        digest = sha256()
+        for tensor in self.loss.state_dict().values() if isinstance(self.loss, nn.Module) else ():
+            digest.update(tensor.cpu().numpy().data)
+        return {"encoder": self.encoder.digest, "loss": digest.hexdigest()}
+
     def forward(self, images: Tensor) -> Tensor:
         """Images (B, 3, 227, 227) in [-1, 1] -> their reconstructions, same shape and range."""
-        return self.reconstructor(self.encoder(images))
+        return self.reconstructor(self.encoder.to(images.device)(images))
 
     @property
     def reconstructor(self) -> nn.Module:
@@ -66,9 +76,12 @@ class InversionModule(LightningModule):
         return nn.Sequential(self.standardize, self.decoder)
 
     def on_fit_start(self) -> None:
-        """Has the features cached, takes their statistics, and moves to a GPU what fits there."""
+        """Has the features cached, fits the standardisation to them, and moves to a GPU what fits there."""
+        self.encoder.to(self.device)
+        if isinstance(self.loss, nn.Module):
+            self.loss.to(self.device)
         datamodule: ImageDataModule = self.trainer.datamodule  # type: ignore[attr-defined]
-        datamodule.cache_features(self.encoder, [self.encoder.layer], self.device)
+        datamodule.use_features(self.encoder, device=self.device)
         if isinstance(self.standardize, Standardize) and not self.standardize.fitted:
             with torch.no_grad():
                 self.standardize.fit(datamodule.feature_batches(self.encoder, self.device))
@@ -79,34 +92,34 @@ class InversionModule(LightningModule):
             return batch.features.float()
         return self.encoder(pixels.resize(batch.images, pixels.INPUT_SIZE))
 
-    def _loss(self, drawn: Tensor, target: Tensor) -> Tensor:
+    def _loss(self, prediction: Tensor, target: Tensor) -> Tensor:
         if not len(target):  # DDP may leave no share of a last batch; gradients of zero take part in its sums
-            return drawn.sum()
+            return prediction.sum()
         if getattr(self.loss, "resizes", False):
-            return self.loss(drawn, target)
-        return self.loss(pixels.resize(drawn, pixels.INPUT_SIZE), pixels.resize(target, pixels.INPUT_SIZE))
+            return self.loss(prediction, target)
+        return self.loss(pixels.resize(prediction, pixels.INPUT_SIZE), pixels.resize(target, pixels.INPUT_SIZE))
 
     def _log_loss(self, stage: str, loss: Tensor, batch: Batch) -> None:
-        number = len(batch.images)
-        self.log(f"{stage}/loss", loss, on_step=False, on_epoch=True, prog_bar=True, batch_size=number, sync_dist=True)
+        options = {"on_step": False, "on_epoch": True, "batch_size": len(batch.images), "sync_dist": True}
+        self.log(f"{stage}/loss", loss, prog_bar=True, **options)  # type: ignore[arg-type]
 
     def training_step(self, batch: Batch, batch_idx: int) -> Tensor:
-        """The mean of the losses of the decoder's drawings; `validation_step` takes the loss of their mean."""
-        drawings = self.decoder.predictions(self.standardize(self._features(batch)))
-        loss = torch.stack([self._loss(drawn.float(), batch.images) for drawn in drawings]).mean()
+        """The mean of the losses of the decoder's predictions; `validation_step` takes the loss of their mean."""
+        predictions = self.decoder.predictions(self.standardize(self._features(batch)))
+        loss = torch.stack([self._loss(prediction.float(), batch.images) for prediction in predictions]).mean()
         self._log_loss("train", loss, batch)
         if distributed.is_available() and distributed.is_initialized():  # DDP takes the mean over shares, which may differ
             loss = loss * self.trainer.datamodule.weight_of_share(len(batch.images), batch_idx)  # type: ignore[attr-defined]
         return loss
 
     def validation_step(self, batch: Batch, batch_idx: int) -> None:
-        drawn = self.decoder.predict(self.standardize(self._features(batch))).float()
-        self._log_loss("val", self._loss(drawn, batch.images), batch)
-        self.val_metrics.update(mean_squared_errors(drawn, batch.images))
+        prediction = self.decoder.predict(self.standardize(self._features(batch))).float()
+        self._log_loss("val", self._loss(prediction, batch.images), batch)
+        self.val_metrics.update(mean_squared_errors(prediction, batch.images))
         self.log_dict(self.val_metrics, on_step=False, on_epoch=True, batch_size=len(batch.images))
 
     def configure_optimizers(self) -> Any:
-        optimizer = self.optimizer(self.decoder.parameters())
+        optimizer = self.optimizer(self.parameters())
         scheduler = {"scheduler": self.scheduler(optimizer), "interval": "epoch", "monitor": "val/loss"}
         return {"optimizer": optimizer, "lr_scheduler": scheduler}
 
@@ -114,12 +127,7 @@ class InversionModule(LightningModule):
         """Adds the run's metadata."""
         checkpoint[checkpoints.METADATA] = self.metadata
 
-    def state_dict(self, *args: Any, **kwargs: Any) -> dict[str, Any]:  # type: ignore[override]
-        """Without the frozen encoder, which has a file of its own, and without what a loss compares with."""
-        state = super().state_dict(*args, **kwargs)
-        return {key: value for key, value in state.items() if not key.startswith(FROZEN)}
-
-    def load_state_dict(self, state_dict: Mapping[str, Any], strict: bool = True, assign: bool = False) -> Any:
-        """Expects the decoder's every key; what is frozen stays as it is."""
-        own = {key: value for key, value in super().state_dict().items() if key.startswith(FROZEN)}
-        return super().load_state_dict({**state_dict, **own}, strict=strict, assign=assign)
+    @classmethod
+    def load_from_checkpoint(cls, checkpoint_path: Any, *_: Any, **__: Any) -> NoReturn:  # type: ignore[override]
+        """Lightning's way, which would need the encoder. Raises InputError: says which way there is."""
+        raise InputError(f"{checkpoint_path} holds a decoder without its encoder: load both with inversion.load(RUN'S FOLDER).")

@@ -4,6 +4,7 @@ import json
 import logging
 import os
 import platform
+import shlex
 import subprocess
 from collections.abc import Mapping, Sequence
 from importlib.metadata import version
@@ -11,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from hydra.core.hydra_config import HydraConfig
 
 from inversion.core.files import REPOSITORY, write_atomic
 from inversion.data.datamodule import ImageDataModule
@@ -28,9 +30,15 @@ def provenance(device: torch.device) -> dict[str, Any]:
     return {"commit": commit(), "hardware": hardware(device), "versions": versions}
 
 
+def command_line(program: str) -> str:
+    """The command that this run was started with, or the library call."""
+    overrides = HydraConfig.get().overrides.task if HydraConfig.initialized() else None
+    return f"{program} as a library call" if overrides is None else shlex.join(["python", program, *overrides])
+
+
 def write_provenance(
     folder: Path,
-    command: str,
+    program: str,
     metadata: Mapping[str, Any],
     datamodule: ImageDataModule,
     parts: Sequence[str],
@@ -38,7 +46,7 @@ def write_provenance(
     resumed: bool,
 ) -> None:
     """Writes what it takes to repeat a run to its `provenance.json`: the command, the resolved config, hashes of the encoder,
-    the split and the decoded images, and `provenance`. Of a run that goes on it stays; what differs now is logged.
+    the split and the decoded images, and `provenance`. A resumed run keeps the file; what differs now is logged.
 
     Args:
         metadata: see `checkpoints.metadata`.
@@ -50,11 +58,11 @@ def write_provenance(
         before = json.loads(path.read_text())
         for key, value in now.items():
             if before.get(key) != value:
-                log.warning(f"This run began with {key} {before.get(key)} and goes on with {value}: it may end otherwise.")
+                log.warning(f"This run began with {key} {before.get(key)} and is resumed with {value}: it may end otherwise.")
         return
-    hashes = {"encoder": metadata["encoder"], "split": metadata["split"]}
+    hashes = {key: metadata[key] for key in ("encoder", "split") if key in metadata}
     hashes |= {f"{part} images": datamodule.digest_of_images(part) for part in parts}
-    content = {"command": command, "config": metadata["config"], "sha256": hashes, **now}
+    content = {"command": command_line(program), "config": metadata["config"], "sha256": hashes, **now}
     write_atomic(path, json.dumps(content, indent=2).encode())
 
 

@@ -8,7 +8,9 @@ from test_image_folder import fill
 
 from inversion.core import pixels
 from inversion.core.errors import InputError
-from inversion.data.datamodule import ImageDataModule, to_input
+from inversion.core.pixels import to_input
+from inversion.data.batches import Shuffle
+from inversion.data.features import FeatureCache
 from inversion.data.image_folder import ImageFolder
 from inversion.data.synthetic import SyntheticImages
 from inversion.data.tiny_imagenet import TinyImageNet
@@ -41,6 +43,15 @@ def test_every_image_comes_once_an_epoch_in_an_order_of_seed_and_epoch(data):
     assert len(first) == 12
     assert torch.equal(first, order(0)) and not torch.equal(first, order(1))
     assert torch.equal(first.flatten(1).sum(1).sort()[0], data.images("train").flatten(1).sum(1).sort()[0])
+
+
+def test_neighbouring_seeds_and_epochs_have_unrelated_orders():
+    def order(seed, epoch):
+        shuffle = Shuffle(50, seed, flip=False)
+        shuffle.set_epoch(epoch)
+        return tuple(shuffle)
+
+    assert len({order(seed, epoch) for seed in range(4) for epoch in range(4)}) == 16
 
 
 def test_a_last_batch_of_one_is_dropped(synthetic_root):
@@ -96,12 +107,12 @@ def cached(synthetic_root, tmp_path):
 def test_one_pass_caches_the_features_of_several_layers(cached, monkeypatch):
     layers = ["conv2", "conv5", "fc8"]
     encoders = {layer: Encoder(layer, "random") for layer in layers}
-    cached().cache_features(encoders["fc8"], layers, torch.device("cpu"))
-    monkeypatch.setattr(ImageDataModule, "_encode", None)  # nothing is encoded from here on
+    cached().use_features(encoders["fc8"], layers)
+    monkeypatch.setattr(FeatureCache, "_encode", None)  # nothing is encoded from here on
     for layer, encoder in encoders.items():
         data = cached()
-        assert data.has_features(encoder)
-        data.cache_features(encoder, [layer], torch.device("cpu"))
+        assert not data.lacks_features(encoder)
+        data.use_features(encoder, [layer])
         for loader in (data.train_dataloader(), data.val_dataloader()):
             batch = next(iter(loader))
             assert batch.features.dtype == torch.float16
@@ -138,15 +149,16 @@ def test_half_of_the_images_are_mirrored_anew_each_epoch(cached):
 def test_mirrored_images_come_with_their_own_features(cached):
     encoder = Encoder("fc8", "random")
     data = cached(flip=True, feature_type="float32")
-    data.cache_features(encoder, ["conv2", "fc8"], torch.device("cpu"))
-    data.cache_features(encoder, ["fc8"], torch.device("cpu"))
-    assert data.has_features(Encoder("conv2", "random")) and cached(feature_type="float32").has_features(encoder)
+    data.use_features(encoder, ["conv2", "fc8"])
+    data.use_features(encoder, ["fc8"])
+    assert not data.lacks_features(Encoder("conv2", "random"))
+    assert not cached(feature_type="float32").lacks_features(encoder)
     for epoch in range(2):
         loader = data.train_dataloader()
         loader.sampler.set_epoch(epoch)
         for batch in loader:
             assert torch.allclose(batch.features, encoder(to_input(batch.images)), rtol=1e-3, atol=1e-4)
-    assert data.split.train and not cached(flip=True).has_features(encoder)  # float16's
+    assert cached(flip=True).lacks_features(encoder)  # float16's
 
 
 @pytest.mark.parametrize(
@@ -159,9 +171,9 @@ def test_mirrored_images_come_with_their_own_features(cached):
     ],
 )
 def test_features_of_other_weights_inputs_or_images_are_not_taken(cached, other):
-    cached().cache_features(Encoder("conv5", "random"), ["conv5"], torch.device("cpu"))
-    assert cached().has_features(Encoder("conv5", "random"))
-    assert not cached(**other.get("data", {})).has_features(Encoder("conv5", "random", **other.get("encoder", {})))
+    cached().use_features(Encoder("conv5", "random"), ["conv5"])
+    assert not cached().lacks_features(Encoder("conv5", "random"))
+    assert cached(**other.get("data", {})).lacks_features(Encoder("conv5", "random", **other.get("encoder", {})))
 
 
 def test_a_changed_image_is_decoded_again(cached, synthetic_root, tmp_path):
@@ -176,16 +188,34 @@ def test_a_changed_image_is_decoded_again(cached, synthetic_root, tmp_path):
     assert not torch.equal(after[0], before.images("train")[0]) and torch.equal(after[1:], before.images("train")[1:])
 
 
-def test_features_too_large_for_half_precision_are_told(cached, one_line):
+@pytest.mark.parametrize("room", [True, False])
+def test_features_of_another_encoder_are_forgotten(cached, monkeypatch, room):
+    """fc6 and fc7 have the same shape: nothing else would tell them apart."""
+    first, second = Encoder("fc6", "random"), Encoder("fc7", "random")
+    data = cached()
+    data.use_features(first)
+    if not room:
+        monkeypatch.setattr(data.cache, "has_room", lambda entries: False)
+    data.use_features(second)
+    for batch in data.train_dataloader():
+        if room:
+            assert torch.allclose(batch.features.float(), second(to_input(batch.images)), rtol=2e-3, atol=2e-3)
+        else:
+            assert batch.features is None
+    data.use_features(None)
+    assert next(iter(data.val_dataloader())).features is None
+
+
+def test_features_too_large_for_half_precision_are_refused(cached, one_line):
     encoder = Encoder("conv5", "random")
     for parameter in encoder.parameters():
         parameter.mul_(100)
     with pytest.raises(InputError, match="data.feature_type") as error:
-        cached().cache_features(encoder, ["conv5"], torch.device("cpu"))
+        cached().use_features(encoder, ["conv5"])
     one_line(str(error.value))
 
 
-def test_made_images_are_drawn_by_the_seed_and_never_over_something_else(tmp_path, one_line):
+def test_synthetic_images_are_drawn_by_the_seed_and_never_over_something_else(tmp_path, one_line):
     options = {"train_per_class": 2, "test_per_class": 1, "val_per_class": 1, "classes": 20}
     first, same, other = (
         SyntheticImages(str(tmp_path / name), seed=seed, **options) for name, seed in (("a", 0), ("b", 0), ("c", 1))

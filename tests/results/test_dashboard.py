@@ -14,15 +14,12 @@ SCALARS = {
     "val/psnr",
     "train/images_per_second",
     "lr-AdamW",
-    "hp/val_mse",
-    "hp/test_mse",
-    "hp/val_ssim",
 }
 
 
 @pytest.mark.parametrize("layer", ["conv5", "fc8"])
 def test_the_events_hold_the_promised_tags(sweep, layer):
-    folder = sweep / layer / "tensorboard"
+    folder = sweep / layer
     events = EventAccumulator(str(folder), size_guidance={"images": 0, "scalars": 0, "tensors": 0})
     events.Reload()
     tags = events.Tags()
@@ -33,7 +30,7 @@ def test_the_events_hold_the_promised_tags(sweep, layer):
     assert len(events.Images("val/reconstructions")) == 2
     (text,) = events.Tensors("config/text_summary")
     assert f"name: {layer}".encode() in text.tensor_proto.string_val[0]
-    assert sum(file.stat().st_size for file in folder.rglob("*")) < 20e6
+    assert sum(file.stat().st_size for file in folder.glob("events*")) < 20e6
 
 
 def test_a_real_server_shows_all_runs_at_once(sweep):
@@ -51,13 +48,15 @@ def test_a_real_server_shows_all_runs_at_once(sweep):
 
     for _ in range(50):
         names = set(get("data/runs"))
-        if names >= {"conv5/tensorboard", "fc8/tensorboard"}:
+        if names >= {"conv5", "fc8"}:
             break
         time.sleep(0.1)
-    assert names >= {"conv5/tensorboard", "fc8/tensorboard"}
+    assert names >= {"conv5", "fc8"}
     tags = get("data/plugin/scalars/tags")
     for layer in ("conv5", "fc8"):
-        assert set(tags[f"{layer}/tensorboard"]) >= SCALARS
+        assert set(tags[layer]) >= SCALARS
     experiment = get("data/plugin/hparams/experiment", {"experimentName": "", "hparamsLimit": 0})
-    assert {info["name"] for info in experiment["hparamInfos"]} >= {"layer", "decoder", "encoder", "lr"}
-    assert {info["name"]["tag"] for info in experiment["metricInfos"]} >= {"hp/val_mse", "hp/test_psnr"}
+    assert {info["name"] for info in experiment["hparamInfos"]} >= {
+        *("layer", "decoder", "loss", "lr", "seed", "epochs", "val_mse", "val_psnr", "val_ssim", "test_mse")
+    }
+    assert [info["name"]["tag"] for info in experiment["metricInfos"]] == ["val/loss"]

@@ -13,7 +13,9 @@ from conftest import REPOSITORY, Outcome, run_train
 from PIL import Image
 
 from inversion.core.errors import InputError
+from inversion.results import report as reports
 from inversion.results import runs
+from inversion.training import outcome
 
 
 @pytest.fixture(scope="session")
@@ -29,7 +31,7 @@ def load(*folders):
 
 
 def test_the_table_names_every_layer_and_the_mean_image(sweep):
-    table = runs.format_table(load(sweep / "fc8", sweep / "conv5"))
+    table = reports.format_table(load(sweep / "fc8", sweep / "conv5"))
     assert [line.split()[:2] for line in table.splitlines()[1:]] == [
         ["val", "conv5"],
         ["val", "fc8"],
@@ -44,24 +46,25 @@ def test_runs_of_the_same_name_are_told_apart_by_their_sweep(sweep, other_sweep,
     found = load(sweep / "fc8", sweep / "conv5", other_sweep / "fc8")
     names = runs.labels(found)
     assert names == {sweep / "fc8": "out/fc8", sweep / "conv5": "conv5", other_sweep / "fc8": "again/fc8"}
-    table = list(csv.DictReader(runs.write_table(tmp_path, found).open()))
+    reports.publish(tmp_path, found)
+    table = list(csv.DictReader((tmp_path / "metrics.csv").open()))
     assert [row["run"] for row in table] == ["conv5", "again/fc8", "out/fc8"]
-    (path,) = runs.write_figures(tmp_path, found)
+    (path,) = reports.write_figures(tmp_path, found)
     with Image.open(path) as figure:
         assert figure.width > 4 * 227  # original, conv5 and both fc8
 
 
 def test_samples_of_other_images_get_a_figure_of_their_own(sweep, tmp_path):
     (run,) = load(sweep / "fc8")
-    fewer = runs.Samples(["x"], run.samples.originals[:1], run.samples.reconstructions[:1])
-    others = runs.Samples(run.samples.files, 255 - run.samples.originals, run.samples.reconstructions)
+    fewer = outcome.Samples(["x"], run.samples.originals[:1], run.samples.reconstructions[:1])
+    others = outcome.Samples(run.samples.files, 255 - run.samples.originals, run.samples.reconstructions)
     found = [run, replace(run, samples=fewer), replace(run, samples=others)]
-    paths = runs.write_figures(tmp_path, found)
+    paths = reports.write_figures(tmp_path, found)
     assert [path.name for path in paths] == ["samples.png", "samples_2.png", "samples_3.png"]
 
 
 def test_metrics_that_are_not_finite_become_null(tmp_path):
-    runs.write_metrics(tmp_path, {"val": {"mse": math.nan, "psnr": math.inf, "ssim": 0.5}})
+    outcome.write_metrics(tmp_path, {"val": {"mse": math.nan, "psnr": math.inf, "ssim": 0.5}})
     assert json.loads((tmp_path / "metrics.json").read_text()) == {"val": {"mse": None, "psnr": None, "ssim": 0.5}}
 
 
@@ -95,7 +98,7 @@ def test_a_report_on_nothing(arguments, expected, tmp_path, one_line):
 def test_a_report_that_fails_fails_the_sweep(sweep, quick, monkeypatch):
     """The sweep's jobs are finished already, so only its report is made again."""
     monkeypatch.setattr(
-        runs, "write_figures", lambda *_: (_ for _ in ()).throw(OSError(28, "No space left on device", "x.png"))
+        reports, "write_figures", lambda *_: (_ for _ in ()).throw(OSError(28, "No space left on device", "x.png"))
     )
     outcome = run_train("-m", "layer=conv5,fc8", *quick, f"hydra.sweep.dir={sweep}")
-    assert outcome.code == 1 and "x.png can't be written" in outcome.said
+    assert outcome.code == 1 and "x.png can't be used" in outcome.said

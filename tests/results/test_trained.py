@@ -58,7 +58,7 @@ def test_a_folder_without_a_run_is_refused(sweep, tmp_path, one_line):
     shutil.copytree(sweep / "fc8", tmp_path / "cut")
     best = tmp_path / "cut" / "checkpoints" / "best.ckpt"
     best.write_bytes(best.read_bytes()[:1000])
-    with pytest.raises(InputError, match="no whole checkpoint") as error:
+    with pytest.raises(InputError, match="damaged, or no checkpoint") as error:
         load(tmp_path / "cut")
     one_line(str(error.value))
 

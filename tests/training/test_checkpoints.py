@@ -1,4 +1,4 @@
-"""Checkpoints: whole or absent, and continued only by the run they belong to."""
+"""Checkpoints: atomic, and resumed only by the run they belong to."""
 
 import json
 import resource
@@ -13,7 +13,7 @@ from inversion.training import checkpoints
 
 
 def half_done(sweep, tmp_path):
-    """A copy of a finished run without its last step, so that it would go on."""
+    """A copy of a finished run without its last step, so that it would be resumed."""
     folder = tmp_path / "run"
     shutil.copytree(sweep / "fc8", folder)
     (folder / "metrics.json").unlink()
@@ -28,16 +28,18 @@ def half_done(sweep, tmp_path):
         ("loss=l1", "loss._target_=inversion.decoders.losses.MSELoss, not inversion.decoders.losses.L1Loss"),
         ("data.seed=1", "another draw of images"),
         ("encoder.seed=1", "other encoder weights"),
+        ("+trainer.gradient_clip_val=1", "trainer.gradient_clip_val=left out, not 1"),
+        ("+callbacks.ema._target_=lightning.pytorch.callbacks.EMAWeightAveraging", "callbacks.ema._target_=left out, not"),
     ],
 )
-def test_a_run_with_other_options_is_not_continued(sweep, quick, tmp_path, one_line, option, expected):
+def test_a_run_with_other_options_is_not_resumed(sweep, quick, tmp_path, one_line, option, expected):
     folder = half_done(sweep, tmp_path)
     outcome = run_train("layer=fc8", *quick, option, f"hydra.run.dir={folder}")
     assert outcome.code != 0 and expected in one_line(outcome.said)
     assert not (folder / "metrics.json").exists()
 
 
-def test_another_layer_is_not_continued(sweep, quick, tmp_path, one_line):
+def test_another_layer_is_not_resumed(sweep, quick, tmp_path, one_line):
     outcome = run_train("layer=conv5", *quick, f"hydra.run.dir={half_done(sweep, tmp_path)}")
     assert outcome.code != 0 and "layer.name=fc8, not conv5" in one_line(outcome.said)
 
@@ -55,7 +57,7 @@ def test_a_cut_checkpoint_is_named(sweep, quick, tmp_path, one_line, size):
     last = folder / "checkpoints" / "last.ckpt"
     last.write_bytes(last.read_bytes()[:size])
     outcome = run_train("layer=fc8", *quick, f"hydra.run.dir={folder}")
-    assert outcome.code != 0 and f"{last} is no whole checkpoint" in one_line(outcome.said)
+    assert outcome.code != 0 and f"{last} is damaged, or no checkpoint" in one_line(outcome.said)
 
 
 @pytest.mark.parametrize("tensors", [[1_000_000], [1000] * 1000])
@@ -73,7 +75,7 @@ def test_a_write_that_fails_is_told_as_such(tmp_path, tensors):
 
 def test_a_checkpoint_of_something_else_is_refused(tmp_path):
     torch.save({"state_dict": {}}, tmp_path / "other.ckpt")
-    with pytest.raises(InputError, match="no checkpoint of this version"):
+    with pytest.raises(InputError, match="no checkpoint of this project"):
         checkpoints.read(tmp_path / "other.ckpt")
 
 
@@ -86,7 +88,20 @@ def test_a_failed_write_leaves_the_old_checkpoint(tmp_path):
     assert [file.name for file in tmp_path.iterdir()] == ["last.ckpt"]
 
 
+def test_options_without_effect_may_differ(sweep, quick, tmp_path):
+    options = ["+trainer.profiler=simple", "~callbacks.grid", "callbacks.progress.refresh_rate=3", "name=other"]
+    assert run_train("layer=fc8", *quick, *options, f"hydra.run.dir={half_done(sweep, tmp_path)}").code == 0
+
+
+def test_one_of_an_older_version_is_named(sweep, tmp_path):
+    content = torch.load(checkpoints.path_of(sweep / "fc8", "best"), weights_only=True)
+    content[checkpoints.METADATA]["format"] = 2
+    torch.save(content, tmp_path / "old.ckpt")
+    with pytest.raises(InputError, match="of an older version of this project"):
+        checkpoints.read(tmp_path / "old.ckpt")
+
+
 def test_it_says_what_its_run_was(sweep):
     best = checkpoints.read(checkpoints.path_of(sweep / "conv5", checkpoints.BEST))
-    assert best[checkpoints.METADATA]["config"]["layer"] == {"name": "conv5"}
+    assert best[checkpoints.METADATA]["config"]["layer"]["name"] == "conv5"
     assert not any(key.startswith("encoder.") for key in best["state_dict"])

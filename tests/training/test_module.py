@@ -6,10 +6,12 @@ from lightning import Trainer
 from torch import nn
 
 from inversion.core import pixels
+from inversion.core.errors import InputError
 from inversion.data.batches import Batch
 from inversion.data.tiny_imagenet import TinyImageNet
 from inversion.decoders.losses import MSELoss
-from inversion.decoders.networks import CompactDecoder
+from inversion.decoders.compact import CompactDecoder
+from inversion.decoders.ensemble import Ensemble
 from inversion.decoders.standardize import Standardize
 from inversion.encoders.alexnet import Encoder
 from inversion.training.module import InversionModule
@@ -80,14 +82,14 @@ def test_one_batch_can_be_overfitted(encoder, synthetic_root):
 
 
 def test_each_member_has_a_loss_of_its_own(encoder):
-    """The loss of their mean would give all of them the same errors to mend."""
+    """The loss of their mean would give all of them the same gradients."""
     torch.manual_seed(0)
-    decoder = CompactDecoder(encoder.feature_shape, 64, 227, channels=[32, 8], depth=[1, 0], members=2)
+    decoder = Ensemble([CompactDecoder(encoder.feature_shape, 64, 227, channels=[32, 8], depth=[1, 0]) for _ in range(2)])
     model = make(encoder)
     model.decoder, model.log = decoder, lambda *args, **kwargs: None
     batch = Batch(torch.rand(4, 3, 64, 64), torch.randn(4, *encoder.feature_shape), torch.zeros(4))
     loss = model.training_step(batch, 0)
-    losses = [model.loss(drawn, batch.images) for drawn in decoder.predictions(batch.features)]
+    losses = [model.loss(prediction, batch.images) for prediction in decoder.predictions(batch.features)]
     torch.testing.assert_close(loss, torch.stack(losses).mean())
     assert loss > 1.05 * model.loss(decoder.predict(batch.features), batch.images)
 
@@ -110,7 +112,7 @@ def losses_with(encoder, synthetic_root, **options):
 
 def test_cached_features_train_as_features_computed_each_step(encoder, synthetic_root, tmp_path):
     exact = losses_with(encoder, synthetic_root)
-    for run in ("made", "found"):
+    for run in ("computed", "found"):
         cached = losses_with(encoder, synthetic_root, cache=str(tmp_path), feature_type="float32")
         for key in ("train/loss", "val/loss"):
             assert cached[key] == pytest.approx(exact[key].item(), abs=1e-5), run
@@ -146,3 +148,8 @@ def test_the_state_dict_leaves_the_encoder_out_and_misses_nothing_else(encoder):
 def test_the_learning_rate_halves_every_step_size_epochs(encoder, synthetic_root):
     trainer = fit(make(encoder, step_size=1), synthetic_root, epochs=2)
     assert trainer.optimizers[0].param_groups[0]["lr"] == pytest.approx(1e-3 * 0.25)
+
+
+def test_lightnings_way_to_load_names_the_one_that_works(encoder):
+    with pytest.raises(InputError, match=r"inversion\.load"):
+        InversionModule.load_from_checkpoint("best.ckpt")

@@ -1,0 +1,123 @@
+"""Cached features: what a frozen encoder makes of images that never change is computed once and mapped from disk."""
+
+import logging
+from collections.abc import Mapping, Sequence
+from typing import NamedTuple
+
+import numpy as np
+import torch
+from torch import Tensor
+from tqdm import tqdm
+
+from inversion.core import pixels
+from inversion.core.errors import InputError
+from inversion.data.cache import Cache, Entry
+from inversion.encoders.alexnet import Encoder
+
+log = logging.getLogger(__name__)
+
+MIRRORED = "mirrored train"
+"""The training images, left for right."""
+
+
+class Part(NamedTuple):
+    """The images of one part of the split."""
+
+    images: Tensor
+    """uint8 (N, 3, n, n)."""
+    fingerprint: str
+    """Of all that these images were made from."""
+
+
+class FeatureCache:
+    """Features of a data set's images in a cache.
+
+    Args:
+        cache: where they are kept.
+        dtype: float16, or float32, as the encoder gave them.
+        limit_gib: features of one part that would take more are not cached.
+
+    Raises:
+        InputError: no such dtype.
+    """
+
+    def __init__(self, cache: Cache, dtype: str, limit_gib: float) -> None:
+        if dtype not in ("float16", "float32"):
+            raise InputError(f"data.feature_type={dtype} must be float16 or float32.")
+        self.cache = cache
+        self.dtype = dtype
+        self.limit_gib = limit_gib
+
+    def load(
+        self, parts: Mapping[str, Part], encoder: Encoder, layers: Sequence[str], device: torch.device, batch_size: int
+    ) -> dict[str, Tensor]:
+        """The features of `layers[0]`, mapped from disk; encoded first where they aren't cached yet.
+
+        Those of the other layers are computed in the same pass, for the runs that will want them.
+
+        Args:
+            parts: name -> images; those called `MIRRORED` are mirrored as they are encoded.
+            encoder: on `device`; none of the layers is deeper than its own.
+            layers: the run's own layer, then others.
+
+        Returns:
+            Name of the part -> (N, *feature_shape); nothing if the features would take too much room.
+
+        Raises:
+            InputError: features too large for float16, or a cache that can't be written.
+        """
+        entries = {(part, layer): self._entry(part, parts[part], encoder, layer) for layer in layers for part in parts}
+        own = [entries[part, layers[0]] for part in parts]
+        if not self._fits(own):
+            size = sum(entry.nbytes for entry in own) / 2**30
+            log.info(
+                f"The features of {layers[0]} would take {size:.1f} GiB, more than data.feature_gib or the disk allow: they "
+                "are computed with every batch instead."
+            )
+            return {}
+        others = [entry for entry in entries.values() if entry not in own and entry.nbytes <= self.limit_gib * 2**30]
+        if not self._fits([*own, *others]):
+            others = []
+
+        def fill(arrays: dict[str, np.ndarray]) -> None:
+            for part in parts:
+                wanted = {layer: arrays[entries[part, layer].name] for layer in layers if entries[part, layer].name in arrays}
+                if wanted:
+                    self._encode(part, parts[part].images, encoder, wanted, device, batch_size)
+
+        return dict(zip(parts, self.cache.get([*own, *others], fill), strict=False))
+
+    def holds(self, parts: Mapping[str, Part], encoder: Encoder) -> bool:
+        """Whether the encoder's features of all parts are cached, or too large to be."""
+        entries = [self._entry(part, parts[part], encoder, encoder.layer) for part in parts]
+        return self.cache.holds(entries) or not self._fits(entries)
+
+    def _fits(self, entries: Sequence[Entry]) -> bool:
+        return max(entry.nbytes for entry in entries) <= self.limit_gib * 2**30 and self.cache.has_room(entries)
+
+    def _entry(self, name: str, part: Part, encoder: Encoder, layer: str) -> Entry:
+        key = {"images": part.fingerprint, "encoder": encoder.digest_of(layer)}
+        if name == MIRRORED:
+            key["mirrored"] = "left for right"
+        return Entry(f"{layer} {name} features", key, (len(part.images), *encoder.shape_of(layer)), self.dtype)
+
+    @torch.no_grad()
+    def _encode(
+        self,
+        part: str,
+        images: Tensor,
+        encoder: Encoder,
+        arrays: Mapping[str, np.ndarray],
+        device: torch.device,
+        batch_size: int,
+    ) -> None:
+        with tqdm(total=len(images), desc=f"Encoding {part} images", unit="image", leave=False, disable=None) as bar:
+            for i in range(0, len(images), batch_size):
+                native = images[i : i + batch_size].to(device)
+                native = native.flip(-1) if part == MIRRORED else native
+                for layer, features in encoder.features(pixels.to_input(native), list(arrays)).items():
+                    stored = features.to(getattr(torch, self.dtype)).cpu()
+                    if not stored.isfinite().all():
+                        raise InputError(f"Features of {layer} are too large for data.feature_type={self.dtype}: use float32.")
+                    arrays[layer][i : i + batch_size] = stored.numpy()
+                bar.update(len(native))

@@ -1,0 +1,156 @@
+"""The one sequence that every training goes through in its folder: trainer, metadata, finished or resumed, disk, loggers, fit."""
+
+import logging
+import os
+import warnings
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import lightning
+from lightning import LightningModule, Trainer
+from omegaconf import DictConfig
+from torch import distributed, nn
+
+from inversion.core.errors import InputError
+from inversion.core.files import LAUNCHER, free_bytes
+from inversion.data.datamodule import ImageDataModule
+from inversion.training import checkpoints
+from inversion.training.building import build_loggers, build_trainer
+from inversion.training.callbacks import SeededEpochs
+from inversion.training.outcome import is_finished
+from inversion.training.provenance import write_provenance
+
+log = logging.getLogger(__name__)
+
+
+class Fitted(NamedTuple):
+    """A training that has ended."""
+
+    trainer: Trainer
+    module: LightningModule
+    datamodule: ImageDataModule
+    best_epoch: int | None
+    """Whose weights the module has, counted from 1; None if it has the last ones, since none were validated and saved."""
+
+    @property
+    def seconds(self) -> float:
+        """Of all the processes that the training took."""
+        return next(c for c in self.trainer.callbacks if isinstance(c, SeededEpochs)).seconds  # type: ignore[attr-defined]
+
+
+def fit(
+    cfg: DictConfig,
+    folder: Path,
+    datamodule: ImageDataModule,
+    build_module: Callable[[Trainer], LightningModule],
+    *,
+    program: str,
+    parts: Sequence[str],
+    before: Callable[[Trainer, LightningModule], None] | None = None,
+    may_share: bool = False,
+) -> Fitted | None:
+    """Trains what `build_module` gives, or resumes it from the folder's last checkpoint, and loads its best weights.
+
+    Args:
+        cfg: the whole config.
+        folder: the run's.
+        datamodule: its images.
+        build_module: called once the data are on disk; the module has `fingerprints` and takes `metadata`.
+        program: started it, for the record.
+        parts: of the images that will be used; a broken one is better found now than after the training.
+        before: called just before the fit.
+        may_share: whether several devices may share the work.
+
+    Returns:
+        None if the folder holds this run, finished.
+
+    Raises:
+        InputError: options that can't be used, data that can't be read, a folder with another run, a full disk.
+    """
+    trainer = build_trainer(cfg, folder, may_share)
+    datamodule.prepare_data()
+    module = build_module(trainer)
+    metadata = module.metadata = checkpoints.metadata(cfg, trainer.precision, datamodule, module)  # type: ignore[assignment]
+    best, last = (checkpoints.path_of(folder, name) for name in (checkpoints.BEST, checkpoints.LAST))
+    if is_finished(folder):
+        checkpoints.check_match(best if best.is_file() else last, metadata)
+        log.info(f"{folder} holds this run, finished: give another hydra.run.dir, or delete it to run again.")
+        return None
+    resumed = checkpoints.check_match(last, metadata, module, checkpoints.MAY_GROW) if last.is_file() else None
+    datamodule.setup("fit")
+    if "test" in parts:
+        datamodule.images("test")
+    check_disk_space(folder, module)
+    split, device = datamodule.split, trainer.strategy.root_device
+    log.info(f"{len(split.train)} train, {len(split.val)} val, {len(split.test)} test images of {len(split.classes)} classes")
+    if trainer.is_global_zero:
+        split.save(folder / "split.json")
+        write_provenance(folder, program, metadata, datamodule, parts, device, resumed=resumed is not None)
+    if resumed:
+        log.info(f"Resuming from {last}")
+    if not trainer.fast_dev_run:  # type: ignore[attr-defined]
+        trainer.loggers = build_loggers(cfg, folder, resumed["global_step"] if resumed else 0)
+    if before is not None:
+        before(trainer, module)
+    _fit(trainer, module, datamodule=datamodule, ckpt_path=last if resumed else None, weights_only=True)
+    _show_profile(trainer)
+    best_epoch = None
+    if trainer.is_global_zero and best.is_file() and not trainer.fast_dev_run:  # type: ignore[attr-defined]
+        content = checkpoints.read(best)
+        module.load_state_dict(content["state_dict"])
+        best_epoch = content["epoch"] + 1
+    return Fitted(trainer, module, datamodule, best_epoch)
+
+
+def start(seed: int) -> None:
+    """Seeds all random numbers, and quietens what is no news: Lightning's advice, and warnings that don't fit this project."""
+    if not 0 <= seed < 2**32:
+        raise InputError(f"seed={seed} must lie between 0 and {2**32 - 1}.")
+    for name in ("lightning.pytorch", "lightning.fabric"):
+        logging.getLogger(name).setLevel(logging.WARNING)
+    for name in ("callbacks.model_summary", "profilers.profiler"):  # what was asked for is shown
+        logging.getLogger(f"lightning.pytorch.{name}").setLevel(logging.INFO)
+    for message in (
+        ".*in eval mode at the start of training.*",  # the encoder is meant to be
+        ".*does not have many workers.*",  # the images are in memory, so loading needs none
+        ".*exists and is not empty.*",  # a run that is resumed
+        ".*isinstance.treespec, LeafSpec.*",
+    ):
+        warnings.filterwarnings("ignore", message=message)
+    lightning.seed_everything(seed, workers=True, verbose=False)
+
+
+def check_disk_space(folder: Path, trained: nn.Module) -> None:
+    """Raises InputError unless there is room for the best checkpoint, for the last one with Adam's two moments, and for a new
+    last one being written beside it.
+    """
+    weights = sum(parameter.numel() * parameter.element_size() for parameter in trained.parameters())
+    needed, free = 7 * weights + (20 << 20), free_bytes(folder)
+    if free < needed:
+        raise InputError(
+            f"The output folder {folder} has {free >> 20} MiB free, and this run needs {needed >> 20}: free some, or give "
+            "another hydra.run.dir (hydra.sweep.dir for a sweep)."
+        )
+
+
+def _fit(trainer: Trainer, module: LightningModule, **options: Any) -> None:
+    """`trainer.fit`, after which no process waits for another: if one fails, those that it started end with it."""
+    if trainer.world_size > 1 and trainer.is_global_zero:
+        os.environ[LAUNCHER] = str(os.getpid())
+    try:
+        trainer.fit(module, **options)
+    except BaseException:
+        for process in getattr(trainer.strategy.launcher, "procs", []):
+            process.kill()
+            process.wait()
+            process.returncode = 0  # or Lightning would kill this process as well, before it has said what went wrong
+        raise
+    if distributed.is_available() and distributed.is_initialized():
+        distributed.destroy_process_group()
+
+
+def _show_profile(trainer: Trainer) -> None:
+    """Prints the report of `+trainer.profiler=simple`, which Lightning writes to a file."""
+    for path in sorted(Path(trainer.default_root_dir).glob("fit-profile*.txt")):
+        log.info(f"{path.read_text()}\nProfile  {path}")

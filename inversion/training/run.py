@@ -1,0 +1,154 @@
+"""One run: from its config to its scores, its figure and its curves."""
+
+import logging
+import os
+from pathlib import Path
+from typing import Any
+
+from lightning import LightningModule, Trainer
+from lightning.pytorch.loggers import TensorBoardLogger
+from omegaconf import DictConfig
+
+from inversion.core import pixels
+from inversion.core.drawing import samples_figure
+from inversion.core.errors import InputError
+from inversion.core.files import SWEPT_LAYERS, atomic_file
+from inversion.decoders.standardize import Standardize
+from inversion.encoders.alexnet import LAST_LAYER, TAPS
+from inversion.training import outcome
+from inversion.training.building import build, build_module
+from inversion.training.callbacks import reconstruct
+from inversion.training.evaluation import evaluate
+from inversion.training.fit import Fitted, fit, start
+from inversion.training.module import InversionModule
+from inversion.training.provenance import command_line, provenance
+
+log = logging.getLogger(__name__)
+
+
+def train(cfg: DictConfig, folder: Path) -> dict[str, Any] | None:
+    """Trains the decoder of one layer in the folder, or resumes it there, scores it, and writes figure and `metrics.json`.
+
+    Args:
+        cfg: `conf/config.yaml`, composed by Hydra: by a program, or in a notebook by `hydra.compose`.
+        folder: the run's; what it holds when the run has ended is listed in docs/running.md.
+
+    Returns:
+        The content of `metrics.json`; None if the folder holds the finished run already, in a process beside the first of
+        `trainer=ddp`, and after `+trainer.fast_dev_run=true`.
+
+    Raises:
+        InputError: whatever the user can mend, in one sentence.
+    """
+    fitted = fit_decoder(cfg, folder)
+    if fitted is None or not fitted.trainer.is_global_zero:
+        return None
+    if fitted.trainer.fast_dev_run:  # type: ignore[attr-defined]
+        log.info("trainer.fast_dev_run: a batch was trained and one validated; nothing was saved or scored.")
+        return None
+    metrics = description(cfg, fitted)
+    network, device = build("encoder", cfg.encoder, layer=LAST_LAYER), fitted.trainer.strategy.root_device
+    for part in outcome.PARTS if cfg.test else outcome.PARTS[:1]:
+        decoder = fitted.module.reconstructor
+        metrics[part] = evaluate(decoder, cfg.layer.name, network, fitted.datamodule, part, device)  # type: ignore[arg-type]
+    metrics |= {"seconds": round(fitted.seconds, 1), **provenance(device)}
+    publish(cfg, folder, fitted, metrics)
+    return metrics
+
+
+def fit_decoder(cfg: DictConfig, folder: Path, kind: type[InversionModule] = InversionModule) -> Fitted | None:
+    """The first half of `train`: data, encoder, decoder, module, trainer, fit or resume.
+
+    Args:
+        kind: of module that is trained.
+
+    Returns:
+        The module with its best weights; None if the folder holds the finished run.
+    """
+    if cfg.samples < 1:
+        raise InputError(f"samples={cfg.samples} must be at least 1.")
+    folder = Path(folder).absolute()
+    start(cfg.seed)
+    log.info(f"{cfg.layer.name}: {folder}")
+    datamodule = build("data", cfg.data)
+    encoder = build("encoder", cfg.encoder)
+
+    def module_of(trainer: Trainer) -> InversionModule:
+        clips = bool(trainer.gradient_clip_val) and trainer.precision != "32-true"
+        module = build_module(kind, cfg, encoder, datamodule.native_size, clips)
+        weights = sum(parameter.numel() for parameter in module.decoder.parameters())
+        log.info(
+            f"{type(module.decoder).__name__} of {weights:,} weights for features of shape {list(encoder.feature_shape)}, "
+            f"trained in {trainer.precision} on {trainer.world_size} x {trainer.strategy.root_device.type}"
+        )
+        return module
+
+    def encode_once(trainer: Trainer, module: LightningModule) -> None:
+        """In a sweep over layers, caches the features of all of them in one pass of the deepest one's encoder; for several
+        processes before the others are started.
+        """
+        own, device = cfg.layer.name, trainer.strategy.root_device
+        others = [layer for layer in os.environ.get(SWEPT_LAYERS, "").split() if layer in TAPS and layer != own]
+        if (others or trainer.world_size > 1) and datamodule.lacks_features(encoder):
+            deepest = build("encoder", cfg.encoder, layer=max([own, *others], key=list(TAPS).index))
+            datamodule.use_features(deepest.to(device), [own, *others], device)
+
+    parts = ("train", "val", "test") if cfg.test else ("train", "val")
+    return fit(cfg, folder, datamodule, module_of, program="train.py", parts=parts, before=encode_once, may_share=True)
+
+
+def description(cfg: DictConfig, fitted: Fitted) -> dict[str, Any]:
+    """What `metrics.json` says of a run beside its scores."""
+    module: Any = fitted.module
+    return {
+        "layer": cfg.layer.name,
+        "decoder": class_name(cfg.decoder),
+        "loss": class_name(cfg.loss),
+        "data": class_name(cfg.data),
+        "data_seed": cfg.data.seed,
+        "encoder": Path(cfg.encoder.weights).name,
+        "input_stats": cfg.encoder.input_stats,
+        "standardize": "whiten"
+        if getattr(module.standardize, "whiten", False)
+        else isinstance(module.standardize, Standardize),
+        "precision": fitted.trainer.precision,
+        "parameters": sum(parameter.numel() for parameter in module.decoder.parameters()),
+        "native_size": fitted.datamodule.native_size,
+        "seed": cfg.seed,
+        "lr": cfg.optimizer.get("lr"),
+        "batch_size": cfg.data.batch_size,
+        "command": command_line("train.py"),
+        "epochs": fitted.trainer.current_epoch,
+        "best_epoch": fitted.best_epoch,
+    }
+
+
+def class_name(config: DictConfig) -> str:
+    """Of what the config describes, without its modules."""
+    return str(config._target_).rpartition(".")[2]
+
+
+HPARAMS = ("layer", "decoder", "loss", "lr", "seed", "epochs", "data_seed", "encoder", "standardize")
+"""What the hparams table says of a run beside its scores."""
+
+
+def publish(cfg: DictConfig, folder: Path, fitted: Fitted, metrics: dict[str, Any]) -> None:
+    """Writes the samples and their figure, the loggers' hyperparameters, and last `metrics.json`."""
+    files, originals = fitted.datamodule.samples("val", cfg.samples)
+    samples = outcome.Samples(files, pixels.to_display(originals), reconstruct(fitted.module, originals))
+    samples.save(folder / outcome.SAMPLES_FILE)
+    title = metrics["layer"].upper() if metrics["layer"].startswith("fc") else metrics["layer"].capitalize()
+    with atomic_file(folder / "samples.png") as file:
+        samples_figure({"Original": samples.originals, title: samples.reconstructions}).save(file, "PNG")
+    scores = {f"val_{name}": metrics["val"][name] for name in ("mse", "psnr", "ssim")}
+    hparams = {name: metrics[name] for name in HPARAMS} | scores | {"test_mse": metrics.get("test", {}).get("mse", float("nan"))}
+    for logger in fitted.trainer.loggers:
+        curve = fitted.trainer.callback_metrics.get("val/loss")
+        if isinstance(logger, TensorBoardLogger):  # whose table needs a curve to point to
+            if curve is not None:
+                logger.log_hyperparams(hparams, {"val/loss": float(curve)}, step=fitted.trainer.global_step - 1)
+        else:
+            logger.log_hyperparams(hparams)
+        logger.finalize("success")
+    outcome.write_metrics(folder, metrics)
+    log.info(outcome.result_line(metrics, folder))

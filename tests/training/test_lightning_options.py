@@ -1,0 +1,147 @@
+"""What Lightning's users bring along: its trainer's options, its callbacks, its loggers."""
+
+import csv
+import json
+
+import pytest
+import torch
+from conftest import Outcome, run_train
+
+from inversion.results.trained import load
+from inversion.training import checkpoints
+
+EMA = [
+    "+callbacks.ema._target_=lightning.pytorch.callbacks.EMAWeightAveraging",
+    "+callbacks.ema.decay=0.5",
+]
+
+
+@pytest.fixture
+def run(quick, tmp_path):
+    """Runs conv5 for two epochs in its own folder, which is returned with the outcome."""
+
+    def start(*options: str, folder: str = "run"):
+        small = ["layer=conv5", "decoder.members=1", "test=false", f"hydra.run.dir={tmp_path / folder}"]
+        return run_train(*quick, *small, *options), tmp_path / folder
+
+    return start
+
+
+def test_an_average_of_the_weights_is_validated_saved_scored_and_resumed(run):
+    outcome, folder = run(*EMA)
+    assert outcome == Outcome(0, "")
+    best, last = (torch.load(checkpoints.path_of(folder, name), weights_only=True) for name in ("best", "last"))
+    key = "decoder.leave.1.weight"
+    assert not torch.equal(best["state_dict"][key], last["current_model_state"][key]) or best["epoch"] == 1
+    assert {name.split(".")[0] for name in last["state_dict"]} == {"decoder", "standardize"}
+    metrics = json.loads((folder / "metrics.json").read_text())
+    assert metrics["best_epoch"] == best["epoch"] + 1
+    more, _ = run(*EMA, "scheduler=step", "trainer.max_epochs=1", folder="resumed")
+    longer, resumed = run(*EMA, "scheduler=step", "trainer.max_epochs=2", folder="whole")
+    assert (more, longer) == (Outcome(0, ""), Outcome(0, ""))
+    (folder.parent / "resumed" / "metrics.json").unlink()
+    again, resumed = run(*EMA, "scheduler=step", "trainer.max_epochs=2", folder="resumed")
+    assert again == Outcome(0, "") and json.loads((resumed / "metrics.json").read_text())["epochs"] == 2
+
+
+def test_what_validation_judged_is_what_best_holds(run):
+    """With an average that lags far behind, the weights themselves score otherwise."""
+    outcome, folder = run(*EMA, "callbacks.ema.decay=0.9", "trainer.precision=32-true", "optimizer.lr=0.01")
+    assert outcome == Outcome(0, "")
+    metrics = json.loads((folder / "metrics.json").read_text())
+    rows = events(folder, "val/mse")
+    assert metrics["val"]["mse"] == pytest.approx(rows[metrics["best_epoch"] - 1], rel=1e-4)
+
+
+def events(folder, tag):
+    from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+
+    accumulator = EventAccumulator(str(folder), size_guidance={"scalars": 0})
+    accumulator.Reload()
+    return [event.value for event in accumulator.Scalars(tag)]
+
+
+@pytest.mark.parametrize(
+    "options",
+    [
+        ["+trainer.gradient_clip_val=0.5", "trainer.precision=bf16-mixed"],
+        ["+trainer.accumulate_grad_batches=2"],
+        ["+trainer.limit_train_batches=0.5", "+trainer.limit_val_batches=0.5"],
+        ["+trainer.max_steps=1"],
+        ["+trainer.overfit_batches=1"],
+        ["+trainer.max_time=00:00:05:00"],
+        ["trainer.devices=[0]", "trainer.accelerator=cpu"],
+        ["+trainer.limit_val_batches=0"],
+    ],
+    ids=lambda options: options[0],
+)
+def test_the_trainers_options_work(run, options):
+    if options[0].startswith("trainer.devices"):
+        options = ["trainer.devices=auto"]
+    outcome, folder = run(*options)
+    assert outcome == Outcome(0, "")
+    assert json.loads((folder / "metrics.json").read_text())["val"]["mse"] > 0
+
+
+def test_a_quick_look_saves_and_scores_nothing(run, capsys):
+    outcome, folder = run("+trainer.fast_dev_run=true")
+    assert outcome == Outcome(0, "") and "nothing was saved or scored" in capsys.readouterr().out
+    assert not (folder / "metrics.json").exists() and not list(folder.glob("checkpoints/*"))
+
+
+def test_profile_and_model_summary_are_shown_and_the_profile_lies_in_the_runs_folder(run, capsys):
+    outcome, folder = run("+trainer.profiler=simple", "trainer.enable_model_summary=true", "trainer.max_epochs=1")
+    said = capsys.readouterr().out
+    assert outcome == Outcome(0, "") and "run_training_batch" in said and "CompactDecoder" in said
+    assert len(list(folder.glob("fit-profile*"))) == 1
+
+
+@pytest.mark.parametrize("name", ["LearningRateFinder", "BatchSizeFinder"])
+def test_callbacks_that_change_options_are_refused(run, one_line, name):
+    outcome, folder = run(f"+callbacks.finder._target_=lightning.pytorch.callbacks.{name}")
+    assert outcome.code == 1 and f"callbacks: a {name}" in one_line(outcome.said)
+    assert not (folder / "checkpoints").exists()
+
+
+def test_several_loggers_go_together(run):
+    outcome, folder = run("logger=[tensorboard,csv]")
+    assert outcome == Outcome(0, "")
+    rows = [row for row in csv.DictReader((folder / "csv" / "metrics.csv").open()) if row["val/mse"]]
+    assert len(rows) == 2 and list(folder.glob("events*"))
+    assert [float(row["val/mse"]) for row in rows] == pytest.approx(events(folder, "val/mse"))
+
+
+@pytest.mark.parametrize("option", ["logger=csv", "logger=null", "~callbacks.grid"])
+def test_other_loggers_or_none(run, option):
+    outcome, folder = run(option, "trainer.max_epochs=1")
+    assert outcome == Outcome(0, "")
+    assert bool(list(folder.glob("events*"))) == (option == "~callbacks.grid")
+
+
+def test_wandb_offline(run):
+    pytest.importorskip("wandb")
+    outcome, folder = run("logger=wandb", "logger.wandb.offline=true", "trainer.max_epochs=1")
+    assert outcome == Outcome(0, "") and list(folder.glob("wandb/offline-run*"))
+
+
+def test_scores_are_in_float32_whatever_the_training_was_in(run):
+    outcome, folder = run("trainer.precision=bf16-mixed", "trainer.max_epochs=1")
+    assert outcome == Outcome(0, "")
+    metrics, trained = json.loads((folder / "metrics.json").read_text()), load(folder)
+    samples = torch.load(folder / "samples.pt", weights_only=True)
+    assert metrics["precision"] == "bf16-mixed"
+    images = samples["originals"].float() / 127.5 - 1
+    again = (trained.reconstruct(images) * 127.5 + 127.5).round()
+    assert (again - samples["reconstructions"].float()).abs().max() <= 3  # the originals were rounded to bytes
+
+
+def test_a_moved_comparator_is_the_same_loss(run, tmp_path):
+    from inversion.encoders.alexnet import random_alexnet
+
+    for name, seed in (("a.pt", 0), ("b.pt", 0), ("c.pt", 1)):
+        torch.save(random_alexnet(seed).state_dict(), tmp_path / name)
+    options = ["loss=perceptual", "trainer.max_epochs=1", "scheduler=step"]
+    assert run(*options, f"loss.comparator.weights={tmp_path / 'a.pt'}")[0] == Outcome(0, "")
+    assert run(*options, f"loss.comparator.weights={tmp_path / 'b.pt'}")[0] == Outcome(0, "")
+    outcome, _ = run(*options, f"loss.comparator.weights={tmp_path / 'c.pt'}")
+    assert outcome.code == 1 and "other weights in its loss" in outcome.said
