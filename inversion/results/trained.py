@@ -21,7 +21,7 @@ from inversion.core.errors import InputError
 from inversion.core.files import expand
 from inversion.core.images import read_image
 from inversion.data.datamodule import to_input
-from inversion.decoders.networks import Decoder
+from inversion.decoders.base import Decoder
 from inversion.decoders.standardize import Standardize
 from inversion.encoders.alexnet import Encoder
 from inversion.training import checkpoints

@@ -18,7 +18,8 @@ from torch.optim.lr_scheduler import ReduceLROnPlateau
 from inversion.core import pixels
 from inversion.core.errors import InputError
 from inversion.core.files import free_bytes
-from inversion.decoders.networks import Decoder
+from inversion.decoders.base import Decoder, check_number
+from inversion.decoders.ensemble import Ensemble
 from inversion.decoders.standardize import Standardize
 from inversion.encoders.alexnet import Encoder
 from inversion.training import checkpoints
@@ -28,7 +29,7 @@ from inversion.training.module import InversionModule
 M = TypeVar("M", bound=InversionModule)
 
 
-def build(name: str, config: DictConfig, **arguments: Any) -> Any:
+def build(name: str, config: Mapping[str, Any], **arguments: Any) -> Any:
     """Builds what the config's `_target_` names. Only plain lists and dicts reach it, so that checkpoints stay loadable.
 
     Args:
@@ -159,10 +160,16 @@ def build_scorer(config: DictConfig, device: torch.device) -> Trainer:
 
 
 def build_decoder(config: DictConfig, encoder: Encoder, native_size: int) -> Decoder:
-    """The decoder that `config` describes, for the encoder's features."""
-    return build(
-        "decoder", config, feature_shape=encoder.feature_shape, native_size=native_size, output_size=pixels.INPUT_SIZE
-    )
+    """The decoder that `config` describes, for the encoder's features; an ensemble if it asks for several members.
+
+    Raises:
+        InputError: an option is refused.
+    """
+    number = check_number("decoder.members", config.get("members", 1))
+    options = {str(key): value for key, value in config.items() if key not in ("members", "standardized")}
+    shapes = {"feature_shape": encoder.feature_shape, "native_size": native_size, "output_size": pixels.INPUT_SIZE}
+    members = [build("decoder", options, **shapes) for _ in range(number)]
+    return members[0] if number == 1 else Ensemble(members)
 
 
 def build_module(
@@ -187,24 +194,30 @@ def build_module(
         loss=build("loss", config.loss),
         optimizer=build("optimizer", config.optimizer),
         scheduler=build("scheduler", config.scheduler),
-        standardize=build_standardize(config.standardize, decoder, encoder),
+        standardize=build_standardize(config.standardize, config.decoder, encoder),
         metadata=metadata,
     )
     check_optimizer(module)
     return module
 
 
-def build_standardize(option: bool | str, decoder: Decoder, encoder: Encoder) -> Standardize | nn.Identity:
-    """What features pass through before the decoder. Of trained weights, `auto` does what the decoder asks for. Those of
-    untrained ones it standardises: nearly all that varies in them is one direction, and whitened the rest is noise.
+def build_standardize(option: bool | str, decoder: Mapping[str, Any], encoder: Encoder) -> Standardize | nn.Identity:
+    """What features pass through before the decoder. Of trained weights, `auto` does what the decoder's config asks for. Those
+    of untrained ones it standardises: nearly all that varies in them is one direction, and whitened the rest is noise.
 
     Raises:
         InputError: no such option.
     """
-    if option not in (True, False, "auto", "whiten"):
-        raise InputError(f"standardize={option} must be auto, true, false or whiten.")
+    wanted = decoder.get("standardized", True)
+    for name, value, allowed in (
+        ("standardize", option, (True, False, "auto", "whiten")),
+        ("decoder.standardized", wanted, (True, False, "whiten")),
+    ):
+        if value not in allowed:
+            words = ", ".join(str(word).lower() for word in allowed)
+            raise InputError(f"{name}={value} must be one of {words}.")
     if option == "auto":
-        option = decoder.standardized if encoder.is_trained else True
+        option = wanted if encoder.is_trained else True
     return Standardize(encoder.feature_shape, whiten=option == "whiten") if option else nn.Identity()
 
 

@@ -12,7 +12,7 @@ from torch.optim.lr_scheduler import LRScheduler
 from inversion.core import pixels
 from inversion.data.batches import Batch
 from inversion.data.datamodule import ImageDataModule
-from inversion.decoders.networks import Decoder
+from inversion.decoders.base import Decoder
 from inversion.decoders.standardize import Standardize
 from inversion.encoders.alexnet import Encoder
 from inversion.training import checkpoints
