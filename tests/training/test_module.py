@@ -8,8 +8,9 @@ from torch import nn
 from inversion.core import pixels
 from inversion.data.batches import Batch
 from inversion.data.tiny_imagenet import TinyImageNet
+from inversion.decoders.compact import CompactDecoder
+from inversion.decoders.ensemble import Ensemble
 from inversion.decoders.losses import MSELoss
-from inversion.decoders.networks import CompactDecoder
 from inversion.decoders.standardize import Standardize
 from inversion.encoders.alexnet import Encoder
 from inversion.training.module import InversionModule
@@ -82,7 +83,7 @@ def test_one_batch_can_be_overfitted(encoder, synthetic_root):
 def test_each_member_has_a_loss_of_its_own(encoder):
     """The loss of their mean would give all of them the same errors to mend."""
     torch.manual_seed(0)
-    decoder = CompactDecoder(encoder.feature_shape, 64, 227, channels=[32, 8], depth=[1, 0], members=2)
+    decoder = Ensemble([CompactDecoder(encoder.feature_shape, 64, 227, channels=[32, 8], depth=[1, 0]) for _ in range(2)])
     model = make(encoder)
     model.decoder, model.log = decoder, lambda *args, **kwargs: None
     batch = Batch(torch.rand(4, 3, 64, 64), torch.randn(4, *encoder.feature_shape), torch.zeros(4))
