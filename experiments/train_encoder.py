@@ -5,8 +5,8 @@ python experiments/train_encoder.py data.archive=PATH trainer.max_epochs=60
 
 It learns from the train images less those that the decoders are validated on (with the same `data.seed` and
 `data.val_per_class`), is validated on these, and at the end scored on the official validation images. Into its folder go
-`alexnet.pt`, a plain state dict of torchvision's AlexNet, `metrics.json`, `split.json`, the curves, and `checkpoints/last.ckpt`,
-from which the same command with the same `hydra.run.dir` resumes.
+`alexnet.pt`, a plain state dict of torchvision's AlexNet, `metrics.json`, `split.json`, the curves, and
+`checkpoints/last.ckpt`, from which the same command with the same `hydra.run.dir` resumes.
 """
 
 import logging

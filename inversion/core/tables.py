@@ -9,11 +9,10 @@ from typing import Any
 def aligned(rows: Sequence[Sequence[str]], left: int = 1) -> str:
     """Rows of cells as lines of aligned columns, the first `left` of them flush left, the others flush right."""
     widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
-    lines = (
-        "  ".join(cell.ljust(width) if i < left else cell.rjust(width) for i, (cell, width) in enumerate(zip(row, widths, strict=True)))
-        for row in rows
+    cells = (
+        [c.ljust(w) if i < left else c.rjust(w) for i, (c, w) in enumerate(zip(row, widths, strict=True))] for row in rows
     )
-    return "\n".join(line.rstrip() for line in lines)
+    return "\n".join("  ".join(row).rstrip() for row in cells)
 
 
 def csv_text(rows: Sequence[Mapping[str, Any]]) -> str:

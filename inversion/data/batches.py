@@ -48,7 +48,7 @@ class ImageSet(Dataset[Batch]):
     def __getitems__(self, indices: list[int]) -> Batch:
         number = len(self.images)
         chosen = torch.tensor(indices, device=self.images.device, dtype=torch.long)
-        mirrored = torch.tensor([i for i, index in enumerate(indices) if index >= number], device=chosen.device, dtype=torch.long)
+        mirrored = (chosen >= number).nonzero().flatten()
         chosen %= number
         images = self.images[chosen]
         images[mirrored] = images[mirrored].flip(-1)

@@ -4,6 +4,7 @@ from abc import ABC, abstractmethod
 from collections.abc import Iterator, Sequence
 from hashlib import sha256
 from statistics import median
+from typing import Any
 
 import PIL
 import torch
@@ -160,8 +161,8 @@ class ImageDataModule(LightningDataModule, ABC):
             self._features = self.feature_cache.load(parts, encoder, layers, torch.device(device), self.batch_size)
 
     def feature_batches(self, encoder: Encoder, device: torch.device) -> Iterator[Tensor]:
-        """The training images' features on the device, in the split's order: from the cache if `use_features` found them there,
-        else computed now.
+        """The training images' features on the device, in the split's order: cached, as far as `use_features` has found them,
+        or computed now.
         """
         cached = self._features.get("train")
         chunks = self.images("train").split(self.batch_size) if cached is None else cached.split(1024)
@@ -252,8 +253,8 @@ class ImageDataModule(LightningDataModule, ABC):
         return DataLoader(images, batch_sampler=shares, collate_fn=_as_it_is, generator=loader.generator)
 
     def _undivided(self, images: ImageSet, **options: object) -> DataLoader[Batch]:
-        # No workers: taking a batch out of a tensor is quicker than handing it between processes. The generator is the loader's
-        # own, since without one it would advance torch's at each start, and at another time in a resumed run.
+        # No workers: taking a batch out of a tensor is quicker than handing it between processes. The loader has a generator of
+        # its own, since without one it would advance torch's at each start, and at another time in a resumed run.
         own = torch.Generator()
         return DataLoader(images, batch_size=self.batch_size, collate_fn=_as_it_is, generator=own, **options)  # type: ignore[arg-type]
 
@@ -262,6 +263,6 @@ class ImageDataModule(LightningDataModule, ABC):
         return batch._replace(images=pixels.normalize(batch.images))
 
 
-def _as_it_is(batch: Batch) -> Batch:
+def _as_it_is(batch: Any) -> Any:
     """A loader's `collate_fn`: an `ImageSet` gives out batches already."""
     return batch

@@ -1,1 +1,1 @@
-"""From features back to an image: the networks, what features pass through before them, and the losses."""
+"""From features back to an image: the decoders, the standardisation of their input, and the losses."""

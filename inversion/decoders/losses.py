@@ -1,8 +1,7 @@
-"""Losses: functions of (prediction, target), both float images around [-1, 1], to a scalar.
+"""Losses: (prediction, target), both float images around [-1, 1], to a scalar.
 
-Any callable will do, such as torch's own, and is given both at the input's size, (B, 3, 227, 227). One that says
-`resizes = True` takes them as they are, the prediction at the decoder's working size and the target at the native one, and
-sees to the resize itself. All of those here do, and add a total-variation term where asked.
+Any callable works, such as torch's own, and gets both at the input's size, (B, 3, 227, 227). One with `resizes = True` gets
+the prediction at the decoder's working size and the target at the native one, and resizes them itself, as all of these do.
 """
 
 from abc import ABC, abstractmethod
@@ -19,7 +18,7 @@ from inversion.encoders.alexnet import Encoder
 
 class ReconstructionLoss(nn.Module, ABC):
     """A distance between image and reconstruction, plus `tv` times the reconstruction's total variation: the mean absolute
-    difference between pixels that are neighbours, at 227 x 227 (Rudin et al. 1992, here anisotropic).
+    difference between neighbouring pixels, at 227 x 227 (Rudin et al. 1992, here anisotropic).
 
     Raises:
         InputError: a negative weight.
@@ -40,15 +39,13 @@ class ReconstructionLoss(nn.Module, ABC):
         """(B, 3, s, s) and (B, 3, n, n) -> scalar."""
         loss = self.distance(prediction, target)
         if self.tv:
-            shown = pixels.resize(prediction, pixels.INPUT_SIZE)
-            loss = loss + self.tv * total_variation(shown, reduction="mean") / (2 * shown[0].numel())
+            resized = pixels.resize(prediction, pixels.INPUT_SIZE)
+            loss = loss + self.tv * total_variation(resized, reduction="mean") / (2 * resized[0].numel())
         return loss
 
 
 class MSELoss(ReconstructionLoss):
-    """Mean squared error at 227 x 227, as `torch.nn.MSELoss` gives it, without drawing images of that size: see
-    `pixels.squared_distance`.
-    """
+    """Mean squared error at 227 x 227, equal to `torch.nn.MSELoss`, without images of that size: `pixels.squared_distance`."""
 
     def distance(self, prediction: Tensor, target: Tensor) -> Tensor:
         return pixels.squared_distance(prediction, target).mean() / (target.shape[1] * pixels.INPUT_SIZE**2)
@@ -62,16 +59,16 @@ class L1Loss(ReconstructionLoss):
 
 
 class PerceptualLoss(ReconstructionLoss):
-    """Distance between what a network makes of the image and of the reconstruction, beside that of their pixels: Dosovitskiy
-    & Brox 2016, "Generating Images with Perceptual Similarity Metrics based on Deep Networks" (arXiv 1602.02644), equation 1
-    without its adversarial part.
+    """Distance between features of image x and reconstruction x', plus that of their pixels: Dosovitskiy & Brox 2016,
+    "Generating Images with Perceptual Similarity Metrics based on Deep Networks" (arXiv 1602.02644), equation 1 without its
+    adversarial part.
 
     feature_weight * sum ||C(x') - C(x)||^2 / sum ||C(x)||^2 + pixel_weight * mean squared error
 
-    The division, which the paper leaves to the weight, makes one weight fit every comparator.
+    The division isn't in the paper; with it one weight fits every comparator.
 
     Args:
-        comparator: C, a frozen network.
+        comparator: C, frozen.
         feature_weight, pixel_weight: of the two terms.
         tv: see `ReconstructionLoss`.
     """
@@ -86,13 +83,13 @@ class PerceptualLoss(ReconstructionLoss):
 
     def distance(self, prediction: Tensor, target: Tensor) -> Tensor:
         with torch.no_grad():
-            wanted = self.comparator(pixels.resize(target, pixels.INPUT_SIZE))
-        got = self.comparator(pixels.resize(prediction, pixels.INPUT_SIZE))
-        loss = self.feature_weight * (got - wanted).square().sum() / wanted.square().sum()
+            features = self.comparator(pixels.resize(target, pixels.INPUT_SIZE))
+        difference = self.comparator(pixels.resize(prediction, pixels.INPUT_SIZE)) - features
+        loss = self.feature_weight * difference.square().sum() / features.square().sum()
         return loss + self.pixel_weight * self.mse(prediction, target)
 
 
 def check_weight(name: str, value: float) -> None:
-    """Raises InputError unless 0 <= value, and finite."""
+    """Raises InputError unless this is finite and at least 0."""
     if not 0 <= value < float("inf"):
-        raise InputError(f"{name}={value} must be a number, and at least 0.")
+        raise InputError(f"{name}={value} must be a finite number, at least 0.")

@@ -1,4 +1,4 @@
-"""Features brought to mean 0 and standard deviation 1, and where asked uncorrelated, before they reach the decoder."""
+"""Features brought to mean 0 and standard deviation 1, and optionally whitened, before they reach the decoder."""
 
 from collections.abc import Iterable
 
@@ -6,24 +6,22 @@ import torch
 from torch import Tensor, nn
 
 FLOOR = 0.01
-"""Of a standardised unit's variance of 1: see `Standardize`."""
+"""Added to variances before whitening divides by their root; a standardised unit's is 1."""
 
 
 class Standardize(nn.Module):
     """Subtracts the training set's mean and divides by its standard deviation, per channel or per unit.
 
-    Where features vary little beside their mean, as an untrained network's fc8 does, a decoder fed with them raw shows the
-    mean image because of scale, not because information was lost. The statistics are buffers, so they are kept in
-    the decoder's checkpoint.
+    Where features vary little around their mean, as an untrained network's fc8 does, a decoder of the raw ones shows the mean
+    image because of scale, not because information was lost. The statistics are buffers, and so part of checkpoints.
 
-    With `whiten`, units are then mixed so that none is correlated with another, each staying as near to itself as can be (ZCA,
-    Bell and Sejnowski 1997). An fc8 unit is mostly what all of them share; what tells images apart are small differences,
-    which a decoder finds late when they are not brought to the same scale. Directions of a variance below `FLOOR` are
-    amplified less, since noise and rounding are all that may be left there.
+    With `whiten`, units are then decorrelated, each staying as close to itself as possible (ZCA, Bell and Sejnowski 1997).
+    fc8's units mostly share one signal; images differ in small deviations from it, which a decoder learns late unless they are
+    brought to the same scale. Directions with a variance below `FLOOR` are amplified less: they may hold only noise.
 
     Args:
         feature_shape: (C, H, W), standardised per channel, or (D,), per unit.
-        whiten: see above.
+        whiten: whether units are decorrelated too.
     """
 
     mean: Tensor
@@ -43,19 +41,19 @@ class Standardize(nn.Module):
 
     @torch.no_grad()
     def fit(self, batches: Iterable[Tensor]) -> None:
-        """Takes the statistics of these features, (B, *feature_shape) each, in one pass (Chan et al. 1979, merged
-        batch by batch in float64).
+        """Takes the statistics of these features, (B, *feature_shape) each, in one pass, merging batch by batch in float64
+        (Chan et al. 1979).
 
-        A unit that never changes keeps its scale. One that hardly does would explode where an image moves it: no unit is
-        divided by less than 1 % of the median deviation of those that change.
+        A constant unit keeps its scale. A nearly constant one would explode on an image that does move it, so no unit is
+        divided by less than 1 % of the median deviation of those that vary.
         """
         count, mean, products = 0, torch.zeros((), dtype=torch.float64), torch.zeros((), dtype=torch.float64)
         for features in batches:
             values = features.transpose(0, 1).flatten(1).cpu().double()  # (C, B * H * W); Apple's GPU has no float64
             n, batch_mean = values.shape[1], values.mean(1)
-            products = products + self._products(values - batch_mean[:, None])
-            products = products + self._products((batch_mean - mean)[:, None]) * (count * n / (count + n))
             delta = batch_mean - mean
+            products = products + self._products(values - batch_mean[:, None])
+            products = products + self._products(delta[:, None]) * (count * n / (count + n))
             mean = mean + delta * (n / (count + n))
             count += n
         if count == 0:
@@ -73,7 +71,7 @@ class Standardize(nn.Module):
         self.fitted.fill_(True)
 
     def _products(self, values: Tensor) -> Tensor:
-        """Values (C, n) -> sums of products of each two channels' (C, C), or only of their squares (C,)."""
+        """Values (C, n) -> the sums of products of all pairs of channels (C, C), or of their squares alone (C,)."""
         return values @ values.T if self.whiten else values.square().sum(1)
 
     def forward(self, features: Tensor) -> Tensor:

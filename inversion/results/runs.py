@@ -47,7 +47,8 @@ def find(folder: Path) -> list[FinishedRun]:
     Raises:
         InputError: it holds none.
     """
-    runs = [FinishedRun.load(path.parent) for path in sorted(folder.rglob(METRICS_FILE)) if (path.parent / SAMPLES_FILE).is_file()]
+    folders = [path.parent for path in sorted(folder.rglob(METRICS_FILE))]
+    runs = [FinishedRun.load(path) for path in folders if path == folder or (path / SAMPLES_FILE).is_file()]
     if not runs:
         raise InputError(f"{folder} holds no finished run: give the folder of a run or of a sweep.")
     return runs

@@ -3,6 +3,7 @@
 import inspect
 import logging
 import warnings
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -19,7 +20,7 @@ from torch.optim.lr_scheduler import ReduceLROnPlateau
 
 from inversion.core import pixels
 from inversion.core.errors import InputError
-from inversion.decoders.base import Decoder
+from inversion.decoders.base import Decoder, check_number
 from inversion.decoders.ensemble import Ensemble
 from inversion.decoders.standardize import Standardize
 from inversion.encoders.alexnet import Encoder
@@ -35,7 +36,7 @@ READ_HERE = ("members", "standardized")
 """Options of a decoder that its class isn't given."""
 
 
-def build(name: str, config: DictConfig, **arguments: Any) -> Any:
+def build(name: str, config: Mapping[str, Any], **arguments: Any) -> Any:
     """Builds what the config's `_target_` names. Only plain lists and dicts reach it, so that checkpoints stay loadable.
 
     Args:
@@ -55,7 +56,7 @@ def build(name: str, config: DictConfig, **arguments: Any) -> Any:
             if isinstance(cause, InputError | OSError):
                 raise cause from None
         reason = (str(cause).strip().splitlines() or [type(cause).__name__])[0].rstrip(".")
-        raise InputError(f"The options of {name} can't be used ({reason}): look at the comments over them in conf/.") from error
+        raise InputError(f"The options of {name} can't be used ({reason}): see the comments over them in conf/.") from error
 
 
 def build_trainer(config: DictConfig, folder: Path, may_share: bool = False) -> Trainer:
@@ -115,7 +116,7 @@ def build_loggers(config: DictConfig, folder: Path, resumed_step: int) -> list[L
     for name, options in (config.get("logger") or {}).items():
         if options is None:
             continue
-        accepted = inspect.signature(get_class(options._target_).__init__).parameters
+        accepted = inspect.signature(get_class(options._target_)).parameters
         arguments: dict[str, Any] = {"save_dir": str(folder)} if "save_dir" in accepted else {}
         if "purge_step" in options:
             arguments["purge_step"] = resumed_step
@@ -152,9 +153,7 @@ def build_decoder(config: DictConfig, encoder: Encoder, native_size: int) -> Dec
     Raises:
         InputError: an option is refused.
     """
-    members = config.get("members", 1)
-    if not isinstance(members, int) or members < 1:
-        raise InputError(f"decoder.members={members} must be a whole number, at least 1.")
+    members = check_number("decoder.members", config.get("members", 1))
     resolved: Any = OmegaConf.to_container(config, resolve=True)
     options = OmegaConf.create({key: value for key, value in resolved.items() if key not in READ_HERE})
     given = {"feature_shape": encoder.feature_shape, "native_size": native_size, "output_size": pixels.INPUT_SIZE}

@@ -44,9 +44,7 @@ class MovableCheckpoint(ModelCheckpoint):
         super().load_state_dict({**state_dict, **moved, "best_k_models": scores, "dirpath": self.dirpath})
 
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Forgets a best epoch that lies after the one resumed from: its branch is thrown away, and on a GPU not repeated bit by
-        bit.
-        """
+        """Forgets a best epoch that lies after the one resumed from: on a GPU, what is trained again comes out otherwise."""
         super().on_train_start(trainer, pl_module)
         best = Path(self.best_model_path)
         if self.monitor and best.is_file():
@@ -106,8 +104,8 @@ class LastCheckpoint(MovableCheckpoint):
 
 
 class SeededEpochs(Callback):
-    """Random numbers used in training, as dropout's, depend on the seed and the epoch alone (and on the process, under DDP), so
-    that a resumed run repeats them. Counts the run's seconds through all its processes.
+    """Random numbers used in training, as dropout's, depend on the seed and the epoch alone (under DDP on the process as well),
+    so that a resumed run repeats them. Counts the seconds of all processes that a run took.
 
     Args:
         seed: the run's.

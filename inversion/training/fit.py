@@ -1,4 +1,4 @@
-"""The one sequence that every training goes through in its folder: trainer, metadata, finished or resumed, disk, loggers, fit."""
+"""What every training goes through in its folder: trainer, metadata, finished or resumed, disk, loggers, fit."""
 
 import logging
 import os
@@ -9,6 +9,7 @@ from typing import Any, NamedTuple
 
 import lightning
 from lightning import LightningModule, Trainer
+from lightning.pytorch.profilers import PassThroughProfiler
 from omegaconf import DictConfig
 from torch import distributed, nn
 
@@ -152,5 +153,7 @@ def _fit(trainer: Trainer, module: LightningModule, **options: Any) -> None:
 
 def _show_profile(trainer: Trainer) -> None:
     """Prints the report of `+trainer.profiler=simple`, which Lightning writes to a file."""
+    if isinstance(trainer.profiler, PassThroughProfiler):  # type: ignore[attr-defined]
+        return
     for path in sorted(Path(trainer.default_root_dir).glob("fit-profile*.txt")):
         log.info(f"{path.read_text()}\nProfile  {path}")

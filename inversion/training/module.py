@@ -130,4 +130,4 @@ class InversionModule(LightningModule):
     @classmethod
     def load_from_checkpoint(cls, checkpoint_path: Any, *_: Any, **__: Any) -> NoReturn:  # type: ignore[override]
         """Lightning's way, which would need the encoder. Raises InputError: says which way there is."""
-        raise InputError(f"{checkpoint_path} holds a decoder without its encoder: load both with inversion.load(RUN'S FOLDER).")
+        raise InputError(f"{checkpoint_path} holds no encoder: load it with its run, by inversion.load(RUN'S FOLDER).")

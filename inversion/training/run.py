@@ -141,7 +141,9 @@ def publish(cfg: DictConfig, folder: Path, fitted: Fitted, metrics: dict[str, An
     with atomic_file(folder / "samples.png") as file:
         samples_figure({"Original": samples.originals, title: samples.reconstructions}).save(file, "PNG")
     scores = {f"val_{name}": metrics["val"][name] for name in ("mse", "psnr", "ssim")}
-    hparams = {name: metrics[name] for name in HPARAMS} | scores | {"test_mse": metrics.get("test", {}).get("mse", float("nan"))}
+    hparams = (
+        {name: metrics[name] for name in HPARAMS} | scores | {"test_mse": metrics.get("test", {}).get("mse", float("nan"))}
+    )
     for logger in fitted.trainer.loggers:
         curve = fitted.trainer.callback_metrics.get("val/loss")
         if isinstance(logger, TensorBoardLogger):  # whose table needs a curve to point to

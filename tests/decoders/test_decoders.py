@@ -1,21 +1,23 @@
+from types import SimpleNamespace
+
 import pytest
 import torch
 from conftest import REPOSITORY
 from hydra import compose, initialize_config_dir
-from hydra.utils import instantiate
 from torch import nn
 
 from inversion.core.errors import InputError
-from inversion.decoders.networks import CompactDecoder, PublishedDecoder, sizes_between
+from inversion.decoders.compact import CompactDecoder, sizes_between
+from inversion.decoders.ensemble import Ensemble
+from inversion.decoders.published import PublishedDecoder
 from inversion.encoders.alexnet import TAPS
+from inversion.training.building import build_decoder
 
 
-def configured(decoder, layer, native_size=64):
+def configured(decoder, layer, native_size=64, *options):
     with initialize_config_dir(str(REPOSITORY / "conf"), version_base="1.3"):
-        config = compose("config", [f"decoder={decoder}", f"layer={layer}"])
-    return instantiate(
-        config.decoder, feature_shape=TAPS[layer].shape, native_size=native_size, output_size=227, _convert_="all"
-    )
+        config = compose("config", [f"decoder={decoder}", f"layer={layer}", *options])
+    return build_decoder(config.decoder, SimpleNamespace(feature_shape=TAPS[layer].shape), native_size)
 
 
 @pytest.mark.parametrize("layer", TAPS)
@@ -79,21 +81,35 @@ def test_kernels_of_any_odd_side_keep_the_sizes(kernels, decoder):
     sides = [m.kernel_size[0] for m in convolutions]
     assert sides == kernels or [side for side in sides if side > 1] == kernels  # compact has 1x1 ones beside
     with torch.no_grad():
-        drawn = built.draw(torch.zeros(1, 8, 4, 4))
-    assert drawn.shape == (1, 3, *[64 if isinstance(built, CompactDecoder) else 8] * 2)
+        image = built.predict(torch.zeros(1, 8, 4, 4))
+    assert image.shape == (1, 3, *[64 if isinstance(built, CompactDecoder) else 8] * 2)
 
 
-def test_members_are_networks_of_their_own_whose_mean_is_drawn():
-    options = {"channels": [8, 4], "depth": [1, 1]}
+def test_an_ensemble_predicts_the_mean_of_its_members():
+    members = [CompactDecoder((8, 4, 4), 64, 227, channels=[8, 4], depth=[1, 1]) for _ in range(3)]
+    ensemble, features = Ensemble(members), torch.randn(2, 8, 4, 4)
+    images = ensemble.predictions(features)
+    for image, member in zip(images, members, strict=True):
+        torch.testing.assert_close(image, member.predict(features))
+    torch.testing.assert_close(ensemble.predict(features), torch.stack(images).mean(0))
+    assert ensemble(features).shape == (2, 3, 227, 227)
+
+
+@pytest.mark.parametrize("decoder", ["compact", "published"])
+def test_members_start_from_weights_of_their_own(decoder):
     torch.manual_seed(0)
-    three = CompactDecoder((8, 4, 4), 64, 227, **options, members=3)
+    alone = [configured(decoder, "conv5", 64, "decoder.members=1").state_dict() for _ in range(3)]
     torch.manual_seed(0)
-    alone = [CompactDecoder((8, 4, 4), 64, 227, **options) for _ in range(3)]
-    features = torch.randn(2, 8, 4, 4)
-    drawings = three.drawings(features)
-    for drawn, one in zip(drawings, alone, strict=True):
-        torch.testing.assert_close(drawn, one.draw(features))
-    torch.testing.assert_close(three.draw(features), torch.stack(drawings).mean(0))
+    ensemble = configured(decoder, "conv5", 64, "decoder.members=3")
+    for member, state in zip(ensemble.members, alone, strict=True):
+        assert all(torch.equal(value, state[key]) for key, value in member.state_dict().items())
+
+
+@pytest.mark.parametrize("members", [0, 1.5, "many"])
+def test_a_number_of_members_that_makes_no_sense_is_refused(members, one_line):
+    with pytest.raises(InputError, match=f"decoder.members={members}") as error:
+        configured("compact", "conv5", 64, f"decoder.members={members}")
+    one_line(str(error.value))
 
 
 def checkers(images):
@@ -111,8 +127,8 @@ def test_compact_does_not_checker(layer):
     torch.manual_seed(0)
     features = torch.randn(8, *TAPS[layer].shape)
     with torch.no_grad():
-        assert checkers(configured("compact", layer).draw(features)) < 1.2
-        assert layer != "conv5" or checkers(configured("published", layer).draw(features)) > 1.2
+        assert checkers(configured("compact", layer).predict(features)) < 1.2
+        assert layer != "conv5" or checkers(configured("published", layer).predict(features)) > 1.2
 
 
 @pytest.mark.parametrize(
@@ -137,16 +153,16 @@ def test_working_sizes(first, last, number, sizes):
         (lambda: CompactDecoder((8, 4, 4), 64, 227, channels=[8, 8], depth=[1]), "decoder.depth"),
         (lambda: CompactDecoder((8, 4, 4), 64, 227, channels=[], depth=[]), "decoder.channels"),
         (lambda: CompactDecoder((8,), 64, 227, channels=[8], depth=[1]), "decoder.bottleneck"),
-        (lambda: CompactDecoder((8, 4, 4), 64, 227, channels=[8], depth=[1], members=0), "decoder.members=0"),
-        (lambda: CompactDecoder((8, 4, 4), 64, 227, channels=[8], depth=[1], standardized="zca"), "decoder.standardized=zca"),
-        (lambda: CompactDecoder((8, 4, 4), 64, 227, channels=[8], depth=[1], bottleneck=3), "decoder.bottleneck"),
-        (lambda: CompactDecoder((8, 4, 4), 64, 227, channels=[8], depth=[1], slope=1.5), "decoder.slope"),
+        (lambda: CompactDecoder((8, 4, 4), 64, 227, channels=[8], depth=[1], bottleneck=3), "decoder.bottleneck=3 is for"),
+        (lambda: CompactDecoder((8,), 64, 227, channels=[8], depth=[1], bottleneck=3, hidden=0), "decoder.hidden=0"),
+        (lambda: CompactDecoder((8,), 64, 227, channels=[8], depth=[1], bottleneck=3, hidden=1), "decoder.dropout=None"),
         (lambda: CompactDecoder((8, 4, 4), 64, 227, channels=8, depth=[1]), "decoder.channels=8 must be a list"),
         (lambda: CompactDecoder((8, 4, 4), 64, 227, channels=[8], depth=1), "decoder.depth=1 must be a list"),
         (lambda: CompactDecoder((8, 4, 4), 64, 227, channels=[8], depth=[1], kernel=4), "decoder.kernel=4"),
         (lambda: PublishedDecoder((8, 4, 4), 64, 227, up_channels=[3], up_kernel="5"), "decoder.up_kernel=5"),
         (lambda: PublishedDecoder((8,), 64, 227, up_channels=[3], hidden=[100]), "decoder.hidden"),
         (lambda: PublishedDecoder((8, 4, 4), 64, 227, up_channels=[8, 4]), "must end with 3"),
+        (lambda: PublishedDecoder((8, 4, 4), 64, 227, up_channels=[3], hidden=[16]), "decoder.hidden"),
     ],
 )
 def test_options_that_do_not_fit_are_refused(build, expected, one_line):

@@ -3,6 +3,7 @@ from types import SimpleNamespace
 import pytest
 import torch
 
+from inversion.core.errors import InputError
 from inversion.decoders.standardize import Standardize
 from inversion.training.building import build_standardize
 
@@ -112,6 +113,15 @@ def test_a_dead_unit_does_not_spoil_the_whitening():
 )
 def test_what_features_pass_through(option, wanted, is_trained, result):
     encoder = SimpleNamespace(feature_shape=(5,), is_trained=is_trained)
-    built = build_standardize(option, SimpleNamespace(standardized=wanted), encoder)
+    built = build_standardize(option, {"standardized": wanted}, encoder)
     assert isinstance(built, Standardize) is bool(result)
     assert getattr(built, "whiten", False) is (result == "whiten")
+
+
+@pytest.mark.parametrize(
+    ("option", "wanted", "expected"), [("zca", True, "standardize=zca"), ("auto", "zca", "decoder.standardized=zca")]
+)
+def test_no_other_way_to_standardise_is_taken(option, wanted, expected, one_line):
+    with pytest.raises(InputError, match=expected) as error:
+        build_standardize(option, {"standardized": wanted}, SimpleNamespace(feature_shape=(5,), is_trained=True))
+    one_line(str(error.value))

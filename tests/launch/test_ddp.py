@@ -16,7 +16,8 @@ from torch.utils.data import BatchSampler, SequentialSampler
 
 from inversion.data.batches import Batch, Shares
 from inversion.decoders.batch_norm import BatchNorm
-from inversion.decoders.networks import CompactDecoder
+from inversion.decoders.compact import CompactDecoder
+from inversion.decoders.ensemble import Ensemble
 from inversion.encoders.alexnet import Encoder
 
 SGD = ["optimizer._target_=torch.optim.SGD", "~optimizer.betas", "optimizer.lr=0.1"]
@@ -145,7 +146,8 @@ def test_moments_are_those_of_all_shares(sizes, tmp_path):
 @pytest.mark.parametrize("members", [1, 2])
 def test_an_empty_share_moves_no_weight(members):
     model = make(Encoder("conv5", "random"))
-    model.decoder = CompactDecoder((256, 6, 6), 64, 227, channels=[8, 4], depth=[1, 0], members=members)
+    networks = [CompactDecoder((256, 6, 6), 64, 227, channels=[8, 4], depth=[1, 0]) for _ in range(members)]
+    model.decoder = Ensemble(networks)
     batch = Batch(torch.zeros(0, 3, 64, 64), torch.zeros(0, 256, 6, 6), torch.zeros(0))
     model.eval()  # without the other processes, there are no moments to normalise by
     model.log = lambda *arguments, **options: None

@@ -9,9 +9,9 @@ from inversion.core import pixels
 from inversion.core.errors import InputError
 from inversion.data.batches import Batch
 from inversion.data.tiny_imagenet import TinyImageNet
-from inversion.decoders.losses import MSELoss
 from inversion.decoders.compact import CompactDecoder
 from inversion.decoders.ensemble import Ensemble
+from inversion.decoders.losses import MSELoss
 from inversion.decoders.standardize import Standardize
 from inversion.encoders.alexnet import Encoder
 from inversion.training.module import InversionModule

@@ -1,0 +1,61 @@
+"""What every decoder is: from one layer's features back to the image."""
+
+from abc import ABC, abstractmethod
+from collections.abc import Sequence
+
+from torch import Tensor, nn
+
+from inversion.core import pixels
+from inversion.core.errors import InputError
+
+
+class Decoder(nn.Module, ABC):
+    """A network that predicts images at its own working size; called, it clamps them and resizes them as the originals were.
+
+    A decoder of your own takes these three arguments and its options, and defines `predict`.
+
+    Args:
+        feature_shape: one image's features, (C, H, W) or (D,).
+        native_size: side of the images as the data holds them, in pixels.
+        output_size: side of the reconstruction, in pixels.
+
+    Raises:
+        InputError: options that don't fit together.
+    """
+
+    def __init__(self, feature_shape: Sequence[int], native_size: int, output_size: int) -> None:
+        super().__init__()
+        self.feature_shape = tuple(feature_shape)
+        self.native_size = native_size
+        self.output_size = output_size
+
+    @abstractmethod
+    def predict(self, features: Tensor) -> Tensor:
+        """Features (B, *feature_shape) -> images (B, 3, s, s) at the working size s, around [-1, 1] and not clamped."""
+
+    def predictions(self, features: Tensor) -> list[Tensor]:
+        """The images whose mean `predict` gives, each (B, 3, s, s). Training minimises the mean of their losses."""
+        return [self.predict(features)]
+
+    def forward(self, features: Tensor) -> Tensor:
+        """Features (B, *feature_shape) -> images (B, 3, output_size, output_size) in [-1, 1]: what is scored and shown."""
+        return pixels.resize(self.predict(features).float().clamp(-1, 1), self.output_size)
+
+
+def check_numbers(name: str, values: object, least: int = 1) -> None:
+    """Raises InputError unless this is a list of whole numbers of at least `least`."""
+    if not isinstance(values, list | tuple) or not all(isinstance(value, int) and value >= least for value in values):
+        raise InputError(f"{name}={values} must be a list of whole numbers, at least {least}, as in {name}=[64,32].")
+
+
+def check_number(name: str, value: object) -> int:
+    """Gives back this positive whole number. Raises InputError if it is none."""
+    if not isinstance(value, int) or value < 1:
+        raise InputError(f"{name}={value} must be a whole number, at least 1.")
+    return value
+
+
+def check_kernel(name: str, side: object) -> None:
+    """Raises InputError unless this is a positive odd whole number, so that a convolution can keep the size."""
+    if not isinstance(side, int) or side < 1 or side % 2 == 0:
+        raise InputError(f"{name}={side} must be an odd whole number, such as 3.")

@@ -1,0 +1,106 @@
+"""The default decoder, which works at the data's own resolution."""
+
+import math
+from collections.abc import Sequence
+
+from torch import Tensor, nn
+
+from inversion.core import pixels
+from inversion.core.errors import InputError
+from inversion.decoders.base import Decoder, check_kernel, check_number, check_numbers
+from inversion.decoders.batch_norm import BatchNorm
+
+
+class CompactDecoder(Decoder):
+    """Resize-convolutions (Odena et al. 2016, doi 10.23915/distill.00003) from the features' own grid to the data's own
+    resolution: no weight or time goes into interpolated pixels, little into large maps, and no checkerboards appear.
+
+    Feature maps are brought to `channels[0]` by a 1x1 convolution; vectors pass through hidden layers (batch normalisation,
+    LeakyReLU, dropout) and a linear one to a 4x4 map. Each size then has `depth` residual convolutions (batch normalisation,
+    LeakyReLU); between sizes a 1x1 convolution changes the channels and a bilinear resize the side. The last convolution, at
+    `native_size`, is linear.
+
+    Args:
+        channels: one width per size, smallest size first. The last size is `native_size`; those before it are evenly spaced,
+            on a logarithmic scale, between that of the features and half of `native_size`: five widths, a vector and 64
+            pixels make 4, 8, 16, 32, 64.
+        depth: number of residual convolutions at each size, 0 or more.
+        bottleneck: width of the hidden layers (vectors only, as the next two; None for feature maps).
+        hidden: number of hidden layers.
+        dropout: share of their units dropped in training.
+        kernel: side of all kernels but the 1x1 ones, odd.
+        slope: LeakyReLU's negative slope.
+    """
+
+    def __init__(
+        self,
+        feature_shape: Sequence[int],
+        native_size: int,
+        output_size: int,
+        *,
+        channels: Sequence[int],
+        depth: Sequence[int],
+        bottleneck: int | None = None,
+        hidden: int | None = None,
+        dropout: float | None = None,
+        kernel: int = 3,
+        slope: float = 0.2,
+    ) -> None:
+        super().__init__(feature_shape, native_size, output_size)
+        check_numbers("decoder.channels", channels)
+        check_numbers("decoder.depth", depth, least=0)
+        if not channels or len(depth) != len(channels):
+            raise InputError(f"decoder.depth={depth} and decoder.channels={channels} must be of the same length, at least 1.")
+        check_kernel("decoder.kernel", kernel)
+        width, first = self.feature_shape[0], channels[0]
+        if len(self.feature_shape) == 3:
+            for name, value in {"bottleneck": bottleneck, "hidden": hidden, "dropout": dropout}.items():
+                if value is not None:
+                    raise InputError(f"decoder.{name}={value} is for features that are a vector, not for maps: leave it null.")
+            side = self.feature_shape[1]
+            self.enter: nn.Module = nn.Conv2d(width, first, 1)
+        else:
+            bottleneck = check_number("decoder.bottleneck", bottleneck)
+            hidden = check_number("decoder.hidden", hidden)
+            if not isinstance(dropout, float | int) or not 0 <= dropout < 1:
+                raise InputError(f"decoder.dropout={dropout} must be a number in [0, 1).")
+            side = 4
+            layers: list[nn.Module] = []
+            for _ in range(hidden):
+                layers += [nn.Linear(width, bottleneck, bias=False), BatchNorm(bottleneck)]
+                layers += [nn.LeakyReLU(slope), nn.Dropout(dropout)]
+                width = bottleneck
+            self.enter = nn.Sequential(*layers, nn.Linear(width, first * side**2), nn.Unflatten(1, (first, side, side)))
+        self.sizes = [*sizes_between(side, math.ceil(native_size / 2), len(channels) - 1), native_size]
+        self.change = nn.ModuleList(
+            [nn.Identity()] + [nn.Conv2d(a, b, 1) for a, b in zip(channels, channels[1:], strict=False)]
+        )
+        self.refine = nn.ModuleList(
+            nn.Sequential(*(Residual(width, kernel, slope) for _ in range(n)))
+            for width, n in zip(channels, depth, strict=True)
+        )
+        self.leave = nn.Sequential(nn.LeakyReLU(slope), nn.Conv2d(channels[-1], 3, kernel, padding=kernel // 2))
+
+    def predict(self, features: Tensor) -> Tensor:
+        x = self.enter(features)
+        for size, change, refine in zip(self.sizes, self.change, self.refine, strict=True):
+            x = refine(pixels.resize(change(x), size))
+        return self.leave(x)
+
+
+class Residual(nn.Module):
+    """x + LeakyReLU(norm(conv(x))); (B, C, H, W) -> the same shape."""
+
+    def __init__(self, width: int, kernel: int, slope: float) -> None:
+        super().__init__()
+        convolution = nn.Conv2d(width, width, kernel, padding=kernel // 2, bias=False)
+        self.branch = nn.Sequential(convolution, BatchNorm(width), nn.LeakyReLU(slope))
+
+    def forward(self, x: Tensor) -> Tensor:
+        return x + self.branch(x)
+
+
+def sizes_between(first: int, last: int, number: int) -> list[int]:
+    """`number` sizes from `first` to `last`, evenly spaced on a logarithmic scale and rounded; only `last` if it is one."""
+    ratio = (last / first) ** (1 / max(1, number - 1))
+    return [round(first * ratio**i) for i in range(number - 1)] + [last] * (number > 0)

@@ -1,0 +1,74 @@
+"""The published decoders, which work at a resolution that follows from the features."""
+
+from collections.abc import Sequence
+
+from torch import Tensor, nn
+
+from inversion.core.errors import InputError
+from inversion.decoders.base import Decoder, check_kernel, check_numbers
+
+
+class PublishedDecoder(Decoder):
+    """The published decoders: 5x5 stride-2 up-convolutions, LeakyReLU, the result resized to the input's size.
+
+    Feature maps first pass through `channels` of 3x3 convolutions; vectors through `hidden` fully connected layers and a
+    reshape to `start` channels of 4x4. The published code's activation on the last layer is left out, since targets lie
+    in [-1, 1]. The working size follows from the features (13 -> 416, 6 -> 192, 4 -> 128), not from `native_size`.
+
+    Args:
+        channels: output channels of the 3x3 convolutions (feature maps only).
+        hidden: widths of the fully connected layers (vectors only); the last must be 16 x `start`.
+        start: channels of the 4x4 map the last fully connected layer is reshaped to (vectors only).
+        up_channels: output channels of the up-convolutions; the last must be 3.
+        kernel, up_kernel: sides of the convolutions' and of the up-convolutions' kernels, odd.
+        slope: LeakyReLU's negative slope.
+    """
+
+    def __init__(
+        self,
+        feature_shape: Sequence[int],
+        native_size: int,
+        output_size: int,
+        *,
+        up_channels: Sequence[int],
+        channels: Sequence[int] = (),
+        hidden: Sequence[int] = (),
+        start: int = 256,
+        kernel: int = 3,
+        up_kernel: int = 5,
+        slope: float = 0.2,
+    ) -> None:
+        super().__init__(feature_shape, native_size, output_size)
+        check_numbers("decoder.up_channels", up_channels)
+        check_numbers("decoder.channels", channels)
+        check_numbers("decoder.hidden", hidden)
+        check_kernel("decoder.kernel", kernel)
+        check_kernel("decoder.up_kernel", up_kernel)
+        if not up_channels or up_channels[-1] != 3:
+            raise InputError(f"decoder.up_channels={list(up_channels)} must end with 3, the image's colours.")
+        layers: list[nn.Module] = []
+        width = self.feature_shape[0]
+        if len(self.feature_shape) == 1:
+            if not hidden or hidden[-1] != start * 16:
+                raise InputError(
+                    f"decoder.hidden={list(hidden)} must end with {start * 16}, for it is reshaped to {start} channels "
+                    "of 4x4 (decoder.start)."
+                )
+            for out in hidden:
+                layers += [nn.Linear(width, out), nn.LeakyReLU(slope)]
+                width = out
+            layers.append(nn.Unflatten(1, (start, 4, 4)))
+            width = start
+        elif hidden:
+            raise InputError(f"decoder.hidden={list(hidden)} is for features that are a vector, not for maps: leave it [].")
+        for out in channels:
+            layers += [nn.Conv2d(width, out, kernel, padding=kernel // 2), nn.LeakyReLU(slope)]
+            width = out
+        for out in up_channels:
+            up = nn.ConvTranspose2d(width, out, up_kernel, stride=2, padding=up_kernel // 2, output_padding=1)
+            layers += [up, nn.LeakyReLU(slope)]
+            width = out
+        self.body = nn.Sequential(*layers[:-1])
+
+    def predict(self, features: Tensor) -> Tensor:
+        return self.body(features)
