@@ -253,8 +253,8 @@ class ImageDataModule(LightningDataModule, ABC):
         return DataLoader(images, batch_sampler=shares, collate_fn=_as_it_is, generator=loader.generator)
 
     def _undivided(self, images: ImageSet, **options: object) -> DataLoader[Batch]:
-        # No workers: taking a batch out of a tensor is quicker than handing it between processes. The loader has a generator of
-        # its own, since without one it would advance torch's at each start, and at another time in a resumed run.
+        # No workers: taking a batch out of a tensor is quicker than handing it between processes. And a generator of its own:
+        # without one a loader would advance torch's at each start, and at another time in a resumed run.
         own = torch.Generator()
         return DataLoader(images, batch_size=self.batch_size, collate_fn=_as_it_is, generator=own, **options)  # type: ignore[arg-type]
 

@@ -237,7 +237,8 @@ def failed_jobs(folder: Path) -> list[str]:
 
 def report(folder: Path) -> None:
     """Writes figure and table of the finished runs in a sweep's folder, and prints the table."""
-    from inversion.results.runs import FinishedRun, publish
+    from inversion.results.report import publish
+    from inversion.results.runs import FinishedRun
 
     runs = [FinishedRun.load(job) for job in _jobs(folder) if _is_done(job)]
     if runs:

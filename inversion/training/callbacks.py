@@ -104,8 +104,8 @@ class LastCheckpoint(MovableCheckpoint):
 
 
 class SeededEpochs(Callback):
-    """Random numbers used in training, as dropout's, depend on the seed and the epoch alone (under DDP on the process as well),
-    so that a resumed run repeats them. Counts the seconds of all processes that a run took.
+    """Random numbers used in training, as dropout's, depend on the seed and the epoch alone (and under DDP on the process), so
+    that a resumed run repeats them. Counts the seconds of all processes that a run took.
 
     Args:
         seed: the run's.
