@@ -80,6 +80,7 @@ class ImageDataModule(LightningDataModule, ABC):
         self.resident = resident
         self._split: Split | None = None
         self._images: dict[str, Tensor] = {}
+        self._entries: dict[str, Entry] = {}
         self._features: dict[str, Tensor] = {}
         """Those of the encoder that `use_features` was last called for."""
 
@@ -100,7 +101,7 @@ class ImageDataModule(LightningDataModule, ABC):
         if self._native_size is None:
             sides = []
             for name in self.split.train[:: -(-len(self.split.train) // 1000)]:
-                with opened(self.split.root / name) as image:
+                with opened(self.split.path(name)) as image:
                     sides.append(min(image.size))
             self._native_size = min(pixels.INPUT_SIZE, max(SMALLEST, int(median(sides))))
         return self._native_size
@@ -112,7 +113,7 @@ class ImageDataModule(LightningDataModule, ABC):
             InputError: files that are no images, or broken ones.
         """
         if part not in self._images:
-            paths = [self.split.root / name for name in self.split.files(part)]
+            paths = [self.split.path(name) for name in self.split.files(part)]
             description = f"Decoding {len(paths)} {part} images"
             if self.cache is None:
                 held = torch.empty(len(paths), 3, self.native_size, self.native_size, dtype=torch.uint8)
@@ -129,10 +130,13 @@ class ImageDataModule(LightningDataModule, ABC):
 
     def _entry(self, part: str) -> Entry:
         """The decoded images in the cache: they depend on the files, their sizes and times of change, and on Pillow."""
-        files = self.split.files(part)
-        states = [state_of(self.split.root / name) for name in files]
-        key = {"root": str(self.split.root), "files": files, "states": states, "pillow": PIL.__version__}
-        return Entry(f"{part} images", key, (len(files), 3, self.native_size, self.native_size), "uint8")
+        if part not in self._entries:
+            files = self.split.files(part)
+            states = [state_of(self.split.path(name)) for name in files]
+            key = {"root": str(self.split.root), "files": files, "states": states, "pillow": PIL.__version__}
+            shape = (len(files), 3, self.native_size, self.native_size)
+            self._entries[part] = Entry(f"{part} images", key, shape, "uint8")
+        return self._entries[part]
 
     def _encoded_parts(self) -> dict[str, Part]:
         """The parts whose features are cached."""

@@ -56,7 +56,7 @@ def read_split(root: Path, classes: int | None, val_fraction: float, test_fracti
         "val_fraction": val_fraction,
         "test_fraction": test_fraction,
     }
-    return Split(root.resolve(), names_of_classes, **parts, drawn_by=drawn_by, class_of=class_of)
+    return Split(root.resolve(), names_of_classes, parts["train"], parts["val"], parts["test"], drawn_by, class_of)
 
 
 def _images(root: Path) -> Iterator[Path]:

@@ -1,4 +1,4 @@
-"""Which images train, validate and test: drawn by a seed, written down, checked."""
+"""Which images train, validate and test: drawn by a seed, and saved with each run."""
 
 import json
 import random
@@ -13,7 +13,7 @@ from inversion.core.files import write_atomic
 
 @dataclass(frozen=True)
 class Split:
-    """Files of the three parts, relative to `root`, in a fixed order, and the classes they come from."""
+    """The files of the three parts by name, in a fixed order, and the classes they come from."""
 
     root: Path
     classes: dict[str, str]
@@ -22,22 +22,32 @@ class Split:
     val: list[str]
     test: list[str]
     drawn_by: dict[str, object] = field(default_factory=dict)
-    """The options that drew it, for the record."""
+    """The options that drew it."""
     class_of: dict[str, str] = field(default_factory=dict)
     """File -> class id."""
+    paths: dict[str, str] = field(default_factory=dict)
+    """File -> where it lies, for files that don't lie at `root / file`."""
+    no_test: str = ""
+    """Why there are no test images, and what to do; empty where there are some."""
 
     def files(self, part: str) -> list[str]:
-        """The files of `train`, `val` or `test`."""
+        """The files of `train`, `val` or `test`. Raises InputError: the test images are missing."""
+        if part == "test" and self.no_test:
+            raise InputError(self.no_test)
         return {"train": self.train, "val": self.val, "test": self.test}[part]
 
+    def path(self, file: str) -> Path:
+        """Where a file lies."""
+        return self.root / self.paths.get(file, file)
+
     def labels(self, part: str) -> list[int]:
-        """Each file's class, as its place in `classes`."""
-        places = {key: i for i, key in enumerate(self.classes)}
-        return [places[self.class_of[file]] for file in self.files(part)]
+        """Each file's class, as its index in `classes`."""
+        indices = {key: i for i, key in enumerate(self.classes)}
+        return [indices[self.class_of[file]] for file in self.files(part)]
 
     @property
     def digest(self) -> str:
-        """Tells one split from another: a hash of its files' names, wherever they lie."""
+        """A hash of the files' names, the same wherever they lie."""
         return sha256(json.dumps([self.train, self.val, self.test]).encode()).hexdigest()
 
     def save(self, path: Path) -> None:
@@ -70,27 +80,30 @@ def draw_classes(ids: Sequence[str], number: int | str | None, seed: int) -> lis
     if number is None:
         return ids
     if not 1 <= number <= len(ids):
-        if len(ids) == 1:
-            raise InputError(f"data.classes={number}: the data has 1 class only; leave data.classes out, or give null.")
         raise InputError(f"data.classes={number} must lie between 1 and {len(ids)}, the number of classes in the data.")
     return sorted(random.Random(seed).sample(ids, number))
 
 
-def hold_out(files: Sequence[str], number: int, seed: int, name: str) -> tuple[list[str], list[str]]:
-    """(kept, held out): `number` files drawn by the seed and the class's name, both parts sorted.
+def hold_out(
+    files: Sequence[str], number: int, seed: int, name: str, option: str = "data.val_per_class"
+) -> tuple[list[str], list[str]]:
+    """(the others, held out): `number` files drawn by the seed and the class's name, both sorted.
 
     A class's draw is independent of which other classes are used.
 
+    Args:
+        option: what sets `number`, for errors.
+
     Raises:
-        InputError: no file would be kept, or `number` is no whole number.
+        InputError: none or all of the files would be held out, or `number` is no whole number.
     """
     if not _is_whole(number):
-        raise InputError(f"data.val_per_class={number} must be a whole number.")
+        raise InputError(f"{option}={number} must be a whole number.")
     files = sorted(files)
-    if number < 1 or number >= len(files):
+    if not 1 <= number < len(files):
         raise InputError(
-            f"Class {name} has {len(files)} images, {number} of which should be held out: at least one must be held out "
-            "and one kept, so give the class more images or hold out fewer."
+            f"Class {name} has {len(files)} images, of which {number} can't be held out ({option}): at least one must be held "
+            "out and one left to train on."
         )
     held = set(random.Random(f"{seed} {name}").sample(files, number))
     return [file for file in files if file not in held], sorted(held)

@@ -1,7 +1,7 @@
-"""A small image set that needs no download: pictures drawn by a seeded generator, in Tiny ImageNet's layout.
+"""Synthetic images, a small set that needs no download: made by a seeded generator, in Tiny ImageNet's layout.
 
-Twenty classes, five objects by four textures. Colours, place, size and turn of the object and the background differ from
-image to image.
+Twenty classes, five objects by four textures. Colours, the object's position, size and rotation, and the background differ
+from image to image.
 """
 
 import json
@@ -17,10 +17,10 @@ from tqdm import tqdm
 
 from inversion.core.errors import InputError
 from inversion.core.files import atomic_folder
-from inversion.data.tiny_imagenet import TinyImageNet
+from inversion.data.tiny_imagenet import SYNTHETIC, TinyImageNet
 
 SIZE = 64
-SCALE = 4  # drawn at 256 x 256, then reduced, for smooth edges
+SCALE = 4  # painted at 256 x 256, then reduced, for smooth edges
 OBJECTS = ("disc", "square", "triangle", "star", "ring")
 TEXTURES = ("plain", "striped", "checked", "dotted")
 CLASSES = {f"n{90000000 + i:08d}": f"{TEXTURES[i % 4]} {OBJECTS[i // 4]}" for i in range(20)}
@@ -28,7 +28,7 @@ VERSION = 1
 
 
 def provide(root: Path, train_per_class: int, test_per_class: int, seed: int) -> None:
-    """Draws the set into `root` unless this very set lies there. It appears only when whole.
+    """Makes the set in `root`, which appears only when complete, unless this very set lies there.
 
     Raises:
         InputError: counts below 1, or a `root` that holds something else.
@@ -38,14 +38,14 @@ def provide(root: Path, train_per_class: int, test_per_class: int, seed: int) ->
         raise InputError("data.train_per_class and data.test_per_class must be at least 1.")
     root.parent.mkdir(parents=True, exist_ok=True)
     with FileLock(root.parent / f".{root.name}.lock"):
-        mark = root / ".made.json"
+        mark = root / SYNTHETIC
         if root.exists():
             if mark.is_file() and mark.read_text() == recipe:
                 return
-            raise InputError(f"data.root={root} holds something else than these made images: give another data.root.")
+            raise InputError(f"data.root={root} holds something else than these synthetic images: give another data.root.")
         with atomic_folder(root) as temporary:
             _write_set(temporary, train_per_class, test_per_class, seed)
-            (temporary / ".made.json").write_text(recipe)
+            (temporary / SYNTHETIC).write_text(recipe)
 
 
 def _write_set(root: Path, train_per_class: int, test_per_class: int, seed: int) -> None:
@@ -54,20 +54,20 @@ def _write_set(root: Path, train_per_class: int, test_per_class: int, seed: int)
     (root / "words.txt").write_text("".join(f"{wnid}\t{name}\n" for wnid, name in CLASSES.items()))
     (root / "val" / "images").mkdir(parents=True)
     annotations: list[str] = []
-    for wnid, name in tqdm(CLASSES.items(), desc="Drawing images", unit="class", leave=False, disable=None):
+    for wnid, name in tqdm(CLASSES.items(), desc="Making synthetic images", unit="class", leave=False, disable=None):
         folder = root / "train" / wnid / "images"
         folder.mkdir(parents=True)
         for i in range(train_per_class):
-            draw_image(name, rng).save(folder / f"{wnid}_{i}.JPEG", quality=92)
+            make_image(name, rng).save(folder / f"{wnid}_{i}.JPEG", quality=92)
         for _ in range(test_per_class):
             file = f"val_{len(annotations)}.JPEG"
-            draw_image(name, rng).save(root / "val" / "images" / file, quality=92)
+            make_image(name, rng).save(root / "val" / "images" / file, quality=92)
             annotations.append(f"{file}\t{wnid}\t0\t0\t{SIZE - 1}\t{SIZE - 1}\n")
     (root / "val" / "val_annotations.txt").write_text("".join(annotations))
 
 
-def draw_image(name: str, rng: random.Random) -> Image.Image:
-    """One 64 x 64 RGB picture of a class named '<texture> <object>'; all else is drawn by `rng`."""
+def make_image(name: str, rng: random.Random) -> Image.Image:
+    """One image, 64 x 64 RGB, of the class '<texture> <object>'; `rng` chooses everything else."""
     texture, shape = name.split()
     side = SIZE * SCALE
     hue = rng.random()
@@ -135,12 +135,12 @@ def _textured(
 
 
 class SyntheticImages(TinyImageNet):
-    """Pictures drawn by a seeded generator, in Tiny ImageNet's layout: data for trying things out, not for findings.
+    """Images made by a seeded generator, in Tiny ImageNet's layout: data for trying things out, not for findings.
 
     Args:
-        root: folder to draw into.
-        train_per_class, test_per_class: how many images to draw of each class; validation is taken from the first.
-        **options: see `TinyImageNet`; `seed` also seeds the drawing.
+        root: folder to make them in.
+        train_per_class, test_per_class: how many images of each class to make; validation is taken from the first.
+        **options: see `TinyImageNet`; `seed` is also the generator's.
     """
 
     def __init__(self, root: str, train_per_class: int, test_per_class: int, **options: float | None) -> None:
@@ -148,5 +148,5 @@ class SyntheticImages(TinyImageNet):
         self.per_class = {"train_per_class": train_per_class, "test_per_class": test_per_class}
 
     def prepare_data(self) -> None:
-        """Draws the images, if this very set isn't there yet."""
+        """Makes the images, if this very set isn't there yet."""
         provide(self.root, seed=self.seed, **self.per_class)

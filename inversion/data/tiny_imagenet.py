@@ -1,220 +1,187 @@
-"""Tiny ImageNet on disk: downloaded or extracted once, safely, and read in its official layout.
+"""Tiny ImageNet on disk: downloaded or extracted once, found by its content, and split as in its official layout.
 
-The layout: `wnids.txt` (one class id a line), `words.txt` (id, tab, names), `train/<id>/images/*.JPEG`, and a flat
-`val/images/` with `val/val_annotations.txt` (file, tab, id, tab, box). The test set has no labels and is left alone.
+The official layout: `wnids.txt` (one class id a line), `words.txt` (id, tab, names), `train/<id>/images/*.JPEG`, and a flat
+`val/images/` with `val/val_annotations.txt` (file, tab, id, tab, box). The test set has no labels and isn't used. In other
+layouts images may lie at any depth below `train/<id>/` and `val/`, validation images in class folders, and lists be missing:
+a split calls each image by its name in the official layout, and so stays the same.
 """
 
 import logging
 import os
-import stat
-import zipfile
-from collections.abc import Container, Iterator
-from contextlib import contextmanager
-from hashlib import md5
-from pathlib import Path, PurePosixPath, PureWindowsPath
+import re
+import shutil
+from codecs import BOM_UTF16_BE, BOM_UTF16_LE
+from collections.abc import Collection, Iterator
+from pathlib import Path, PurePosixPath
 
 from filelock import FileLock
-from tqdm import tqdm
+from torchvision.datasets.folder import IMG_EXTENSIONS
 
-from inversion.core.download import download
+from inversion.core.download import download, hash_of
 from inversion.core.errors import InputError
 from inversion.core.files import atomic_folder, expand, write_atomic
+from inversion.data.archive import read_files
 from inversion.data.datamodule import ImageDataModule
-from inversion.data.split import Split, check_disjoint, draw_classes, hold_out
+from inversion.data.split import Split, draw_classes, hold_out
 
 log = logging.getLogger(__name__)
 
 FOLDER = "tiny-imagenet-200"
+ARCHIVE_MARK = ".archive.md5"
+"""Holds the hash of the archive that a folder was extracted from."""
+SYNTHETIC = ".synthetic.json"
+"""Marks a set of synthetic images, which is in the same layout."""
 PRESENT = "present"
-WANTED = ("wnids.txt", "words.txt", "train", "val")
-MOST_BYTES = 4 << 30
-MOST_BYTES_OF_ONE = 64 << 20
-MOST_MEMBERS = 1_000_000
-"""What an archive may unpack to; Tiny ImageNet takes 240 MB in 120,000 small files."""
+VAL = ("val", "valid", "validation")
+CLASS_ID = re.compile(r"n\d{8}")
+ARCHIVE = re.compile(r"tiny.?imagenet.*\.(zip|tar|tgz|tar\.\w+)", re.IGNORECASE)
+MOST_FOLDERS = 5000
+"""How many folders are searched for the data."""
 
 
 def find_root(root: Path) -> Path | None:
-    """The folder with `wnids.txt`: `root` itself, or `tiny-imagenet-200` in it; None if neither has one.
+    """The folder that holds `train/<class id>/`: `root`, `tiny-imagenet-200` in it, or the nearest below it; None without one.
 
     Raises:
-        InputError: they can't be looked into.
+        InputError: several that are equally near.
     """
-    with _reading(root, "data.root"):
-        for folder in (root, root / FOLDER):
-            if (folder / "wnids.txt").is_file():
-                return folder
+    for folder in (root, root / FOLDER):
+        if _class_folders(folder):
+            return folder
+    level, searched = [root], 0
+    while level and searched < MOST_FOLDERS:
+        searched += len(level)
+        level = [subfolder for folder in level for subfolder in _subfolders(folder)]
+        found = {folder.resolve(): folder for folder in level if _class_folders(folder)}
+        if len(found) > 1:
+            listed = ", ".join(map(str, found.values()))
+            raise InputError(f"data.root={root} holds Tiny ImageNet more than once: give one of {listed} as data.root.")
+        if found:
+            return found.popitem()[1]
     return None
 
 
-def provide(root: Path, archive: Path | None, url: str, md5_sum: str) -> Path:
-    """Sees to it that Tiny ImageNet lies extracted under `root`, and returns its folder.
+def _subfolders(folder: Path) -> list[Path]:
+    """Folders where the data may lie: those that can be read, but for class folders and sets of synthetic images."""
+    found = [Path(entry.path) for entry in _visible(folder) if entry.is_dir() and not CLASS_ID.fullmatch(entry.name)]
+    return [path for path in found if os.access(path, os.R_OK | os.X_OK) and not (path / SYNTHETIC).exists()]
 
-    What is there already is used. Otherwise `archive` is extracted, or, where none is given, the public one is
-    downloaded first. Two processes that ask at once take turns.
+
+def _visible(folder: Path | str) -> list[os.DirEntry[str]]:
+    """What a folder holds, by name, without hidden files and macOS's; nothing where there is no such folder."""
+    try:
+        with os.scandir(folder) as entries:
+            chosen = [entry for entry in entries if not entry.name.startswith(".") and entry.name != "__MACOSX"]
+    except (FileNotFoundError, NotADirectoryError):
+        return []
+    return sorted(chosen, key=lambda entry: entry.name)
+
+
+def _child(folder: Path, *names: str) -> Path:
+    """The file or folder of one of these names, in upper or lower case; it needn't exist."""
+    found = (entry.path for entry in _visible(folder) if entry.name.lower() in names)
+    return Path(next(found, folder / names[0]))
+
+
+def _class_folders(root: Path) -> dict[str, str]:
+    """Class id -> the folder of its training images. Ids that aren't WordNet's count where there is a list of them."""
+    folders = {entry.name: entry.path for entry in _visible(_child(root, "train")) if entry.is_dir()}
+    if not _child(root, "wnids.txt").is_file():
+        return {name: path for name, path in folders.items() if CLASS_ID.fullmatch(name)}
+    return folders
+
+
+def provide(root: Path, archive: Path | None, url: str, md5_sum: str) -> Path:
+    """Sees to it that Tiny ImageNet lies extracted at or below `root`, and returns its folder.
+
+    What is there already is used. Otherwise `archive` is extracted to `root/tiny-imagenet-200`; where none is given, one that
+    lies in `root`, or else the public one, which is downloaded first. Processes that ask at once take turns.
 
     Raises:
         InputError: no such archive, a damaged or unsafe one, one that differs from what `root` was extracted from, a
-            download that fails, or a `root` that is no folder, can't be read, or holds a part of the data only.
+            download that fails, or a `root` that is no folder or holds a part of the data only.
     """
-    if archive is not None:
-        _check_is_file(archive)
+    if archive is not None and not archive.is_file():
+        what = "a folder" if archive.is_dir() else "no such file"
+        raise InputError(f"data.archive={archive} is {what}: give a zip or tar, or data.root=PATH to the extracted folder.")
+    if root.is_file():
+        raise InputError(f"data.root={root} is a file: give it as data.archive, and as data.root the folder to extract it to.")
     found = find_root(root)
-    if found is not None:
-        _check_same_archive(found, archive)
-        return found
-    try:
+    if found is None:
         root.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise InputError(
-            f"data.root={root} can't be made a folder ({error.strerror}): give the folder that holds Tiny ImageNet, or shall "
-            "hold it."
-        ) from error
-    with FileLock(root / ".lock"):
-        found = find_root(root)
-        if found is not None:
-            _check_same_archive(found, archive)
-            return found
-        _check_nothing_in_the_way(root)
-        downloaded = None
-        if archive is None:
-            archive = downloaded = root / f"{FOLDER}.zip"
-            if not (downloaded.is_file() and _md5(downloaded) == md5_sum):
-                fetch(url, downloaded, md5_sum)
-        extract(archive, root / FOLDER)
-        if downloaded is not None:
-            downloaded.unlink()
-    return root / FOLDER
+        with FileLock(root / ".lock"):
+            found = find_root(root)  # another process may have extracted it meanwhile
+            if found is None:
+                return _obtain(root, archive, url, md5_sum)
+    mark = found / ARCHIVE_MARK
+    if archive is not None and mark.is_file() and mark.read_text() != hash_of(archive, "md5"):
+        raise InputError(f"{found} was extracted from another archive than {archive}: give another data.root.")
+    log.info(f"Using Tiny ImageNet in {found}.")
+    return found
 
 
-def _check_is_file(archive: Path) -> None:
-    with _reading(archive, "data.archive"):
-        if archive.is_dir():
-            raise InputError(f"data.archive={archive} is a folder: give a zip, or data.root={archive} if it is extracted.")
-        if not archive.is_file():
-            raise InputError(f"data.archive={archive}: no such file; give the path of a Tiny ImageNet zip.")
-
-
-def _check_nothing_in_the_way(root: Path) -> None:
-    """Refuses data that lost its `wnids.txt`, and anything else where the archive is to be extracted."""
+def _obtain(root: Path, archive: Path | None, url: str, md5_sum: str) -> Path:
     target = root / FOLDER
-    with _reading(root, "data.root"):
-        if target.is_symlink() or target.is_file() or (target.is_dir() and any(target.iterdir())):
-            in_the_way = target
-        elif root.name == FOLDER and any((root / name).exists() for name in WANTED):
-            in_the_way = root
-        else:
-            return
-    raise InputError(f"{in_the_way} is there but lacks wnids.txt: delete it, or give another data.root.")
+    parts = [e for e in _visible(root) if e.name.lower() in ("train", *VAL, "wnids.txt") or CLASS_ID.fullmatch(e.name)]
+    if parts or target.is_symlink() or target.is_file() or (target.is_dir() and any(target.iterdir())):
+        raise _no_data(root if parts else target)
+    lying_there = [Path(entry.path) for entry in _visible(root) if ARCHIVE.fullmatch(entry.name) and entry.is_file()]
+    if archive or lying_there:
+        extract(archive or lying_there[0], target)
+        return target
+    downloaded = root / f".{FOLDER}.zip"
+    if not (downloaded.is_file() and hash_of(downloaded, "md5") == md5_sum):
+        advice = "give data.archive=PATH to a copy of the archive, or data.root=PATH to the extracted folder"
+        download(url, downloaded, "Tiny ImageNet", "md5", md5_sum, advice)
+    extract(downloaded, target)
+    downloaded.unlink()
+    return target
 
 
-def _check_same_archive(folder: Path, archive: Path | None) -> None:
-    if archive is None:
-        return
-    mark = folder / ".archive.md5"
-    with _reading(mark, "data.root"):
-        differs = mark.is_file() and mark.read_bytes() != _md5(archive).encode()
-    if differs:
-        raise InputError(
-            f"{folder} was extracted from another archive than {archive}: give another data.root, or delete that folder."
-        )
-    log.info(f"Using {folder}, extracted earlier.")
-
-
-def _md5(path: Path) -> str:
-    digest = md5(usedforsecurity=False)
-    with _reading(path, "data.archive"), path.open("rb") as file:
-        while block := file.read(1 << 20):
-            digest.update(block)
-    return digest.hexdigest()
-
-
-@contextmanager
-def _reading(path: Path, option: str) -> Iterator[None]:
-    """Around what reads `path`, and writes nothing: tells in a sentence that it can't be read."""
-    try:
-        yield
-    except OSError as error:
-        raise InputError(
-            f"{error.filename or path} can't be read ({error.strerror or error}): make it readable, or give another {option}."
-        ) from error
-
-
-def fetch(url: str, archive: Path, md5_sum: str) -> None:
-    """Downloads the public archive. Raises InputError: no web address, or what `download` raises."""
-    advice = "give data.archive=PATH to a copy of the zip, or data.root=PATH to the extracted folder"
-    if not str(url).lower().startswith(("http://", "https://")):
-        raise InputError(f"data.url={url} is no http or https address: leave it as it is, or {advice}.")
-    download(url, archive, "Tiny ImageNet", "md5", md5_sum, advice)
+def _no_data(folder: Path) -> InputError:
+    return InputError(
+        f"{folder} holds no train/ with class folders (n01443537, ...), so no Tiny ImageNet: give the folder that holds train/"
+        f" as data.root, or use data=folder data.root={folder} for images in other folders."
+    )
 
 
 def extract(archive: Path, target: Path) -> None:
-    """Extracts the archive's folder `tiny-imagenet-200` as `target`, which appears only when whole.
+    """Extracts the data that the archive holds, at any depth, as `target`, which appears only when whole.
 
-    Every member is checked (no absolute path, no `..`, no link, no more bytes than Tiny ImageNet could have) before the first
-    is written, and its checksum while it is read. The unlabelled test images are left out.
+    Images and lists are extracted, the unlabelled test images left out.
 
     Raises:
-        InputError: no zip, a damaged one, an unsafe member, no Tiny ImageNet inside, or no room for it.
+        InputError: no archive, a damaged or unsafe one (see `read_files`), no Tiny ImageNet inside, or no room for it.
     """
-    with _reading_zip(archive):
-        file = zipfile.ZipFile(archive)
-    with file:
-        members = _wanted_members(file, archive)
-        try:
-            with atomic_folder(target) as temporary:
-                for member, inner in tqdm(members, unit="file", desc=f"Extracting {archive.name}", disable=None):
-                    path = temporary.joinpath(*inner.parts)
-                    path.parent.mkdir(parents=True, exist_ok=True)
-                    with path.open("wb") as sink:
-                        sink.writelines(_blocks(file, member, archive))
-                write_atomic(temporary / ".archive.md5", _md5(archive).encode())
-        except OSError as error:
-            raise InputError(
-                f"{archive} can't be extracted to {target} ({error.strerror or error}): make room there, or give another "
-                "data.root."
-            ) from error
-
-
-def _blocks(file: zipfile.ZipFile, member: zipfile.ZipInfo, archive: Path) -> Iterator[bytes]:
-    with _reading_zip(archive), file.open(member) as source:
-        while block := source.read(1 << 20):
-            yield block
-
-
-@contextmanager
-def _reading_zip(archive: Path) -> Iterator[None]:
     try:
-        yield
-    except Exception as error:  # zipfile and its decompressors fail in many ways, and all of them are the file's fault
-        if isinstance(error, OSError) and error.strerror:
-            with _reading(archive, "data.archive"):
-                raise
-        reason = str(error) or type(error).__name__
+        with atomic_folder(target) as temporary:
+            everything = temporary / ".archive"  # hidden files aren't extracted, so nothing can clash with it
+            for path, content in read_files(archive, _is_wanted):
+                (everything / path).parent.mkdir(parents=True, exist_ok=True)
+                (everything / path).write_bytes(content)
+            found = find_root(everything)
+            if found is None:
+                raise InputError(
+                    f"{archive} holds no train/ with class folders (n01443537, ...), so not Tiny ImageNet: give another "
+                    "data.archive."
+                )
+            for entry in list(found.iterdir()):
+                entry.rename(temporary / entry.name)
+            shutil.rmtree(everything)
+            write_atomic(temporary / ARCHIVE_MARK, hash_of(archive, "md5").encode())
+    except OSError as error:
+        if error.filename == str(archive):
+            raise
         raise InputError(
-            f"{archive} is no whole zip archive ({reason}): get it again, or give another data.archive."
+            f"{archive} can't be extracted to {target} ({error.strerror}): make room there, or give another data.root."
         ) from error
 
 
-def _wanted_members(file: zipfile.ZipFile, archive: Path) -> list[tuple[zipfile.ZipInfo, PurePosixPath]]:
-    members = []
-    for member in file.infolist():
-        path = PurePosixPath(member.filename.replace("\\", "/"))
-        if path.is_absolute() or ".." in path.parts or ":" in member.filename or stat.S_ISLNK(member.external_attr >> 16):
-            raise InputError(f"{archive} holds the unsafe member {member.filename!r}: get Tiny ImageNet from another source.")
-        if len(path.parts) > 1 and path.parts[0] == FOLDER and path.parts[1] in WANTED and not member.is_dir():
-            members.append((member, PurePosixPath(*path.parts[1:])))
-    total, largest = (f([member.file_size for member, _ in members] or [0]) for f in (sum, max))
-    if total > MOST_BYTES or largest > MOST_BYTES_OF_ONE or len(members) > MOST_MEMBERS:
-        raise InputError(
-            f"{archive} would unpack to {len(members)} files of {total >> 20} MiB, the largest {largest >> 20}, far more than "
-            "Tiny ImageNet's: get it from another source."
-        )
-    files = {inner for _, inner in members}
-    if PurePosixPath("wnids.txt") not in files:
-        raise InputError(f"{archive} is a zip without {FOLDER}/wnids.txt, so not Tiny ImageNet: give another data.archive.")
-    if both := files & {folder for inner in files for folder in inner.parents}:
-        raise InputError(f"{archive} holds {min(both)} as a file and as a folder: get Tiny ImageNet from another source.")
-    return members
+def _is_wanted(path: PurePosixPath) -> bool:
+    folders = [part.lower() for part in path.parts[:-1]]
+    is_test = "test" in folders and not {"train", *VAL} & set(folders)
+    is_hidden = any(part.startswith(".") or part == "__MACOSX" for part in path.parts)
+    return not is_hidden and path.suffix.lower() in (".txt", *(() if is_test else IMG_EXTENSIONS))
 
 
 def read_split(root: Path, classes: int | str | None, val_per_class: int, seed: int) -> Split:
@@ -222,95 +189,121 @@ def read_split(root: Path, classes: int | str | None, val_per_class: int, seed: 
 
     Args:
         root: Tiny ImageNet's folder.
-        classes: how many to draw of those in `wnids.txt`; None takes all, `PRESENT` those whose train images are there.
+        classes: how many to draw of those in `wnids.txt`, or without it of the class folders; None takes all, `PRESENT` those
+            whose train images are there.
         val_per_class: train images of each class that are set aside for validation.
         seed: of both draws.
 
     Raises:
-        InputError: a class's images are missing or too few, or a file of the layout is missing or damaged.
+        InputError: a class's train images are missing or too few. Missing test images are the split's `no_test`.
     """
-    ids = _read_lines(root / "wnids.txt")
-    names = dict(line.split("\t", 1) for line in _read_lines(root / "words.txt") if "\t" in line)
+    folders = _class_folders(root)
+    ids = list({wnid for wnid, *_ in _rows(_child(root, "wnids.txt"))})
+    if not ids:
+        ids = list(folders)
+        log.info(f"{root} has no list of classes (wnids.txt): they are its {len(ids)} class folders.")
     if classes == PRESENT:
-        with _reading(root / "train", "data.root"):
-            ids = [wnid for wnid in ids if (root / "train" / wnid / "images").is_dir()]
+        ids = [wnid for wnid in ids if wnid in folders and _images(folders[wnid])]
     drawn = draw_classes(ids, None if classes == PRESENT else classes, seed)
-    named = {wnid: names.get(wnid, wnid).split(",")[0] for wnid in drawn}
-    with _reading(root / "train", "data.root"):
-        missing = [wnid for wnid in drawn if not (root / "train" / wnid / "images").is_dir()]
-    if missing:
-        listed = ", ".join(f"{wnid} ({named[wnid]})" for wnid in missing[:3]) + (", ..." if len(missing) > 3 else "")
-        raise InputError(
-            f"{root / 'train'} lacks the images of {len(missing)} of the {len(drawn)} classes drawn by data.seed={seed}: "
-            f"{listed}; choose another data.seed or data.classes, or data that holds them."
-        )
+    chosen = set(drawn)
+    words = {wnid: " ".join(words) for wnid, *words in _rows(_child(root, "words.txt")) if wnid in chosen}
+    named = {wnid: words.get(wnid, "").split(",")[0] or wnid for wnid in drawn}
+    images = {wnid: _images(folders[wnid]) if wnid in folders else [] for wnid in drawn}
+    _check_train_images(root, named, images, seed)
     train: list[str] = []
     val: list[str] = []
     class_of: dict[str, str] = {}
-    sizes: dict[str, int] = {}
+    paths: dict[str, str] = {}
     for wnid in drawn:
-        images = [name for name in _listed(root / "train" / wnid / "images") if _is_image(name)]
-        kept, held = hold_out(images, val_per_class, seed, wnid)
-        train += [f"train/{wnid}/images/{name}" for name in kept]
-        val += [f"train/{wnid}/images/{name}" for name in held]
-        class_of |= {f"train/{wnid}/images/{name}": wnid for name in images}
-        sizes[wnid] = len(images)
-    fewest, most = min(sizes, key=lambda wnid: sizes[wnid]), max(sizes.values())
+        found = {f"train/{wnid}/images/{_stem(path)}.JPEG": path for path in images[wnid]}
+        others, held = hold_out(list(found), val_per_class, seed, wnid)
+        train += others
+        val += held
+        paths |= found
+        class_of |= dict.fromkeys(found, wnid)
+    test, no_test = _test_images(root, named)
+    class_of |= {name: wnid for name, (wnid, _) in test.items()}
+    paths |= {name: path for name, (_, path) in test.items()}
+    paths = {name: path for name, path in paths.items() if path != f"{root}/{name}"}
+    drawn_by: dict[str, object] = {"seed": seed, "classes": classes, "val_per_class": val_per_class}
+    return Split(root, named, train, val, list(test), drawn_by, class_of, paths, no_test)
+
+
+def _check_train_images(root: Path, named: dict[str, str], images: dict[str, list[str]], seed: int) -> None:
+    """Refuses classes without images, and warns of one that has far fewer than others."""
+    missing = [wnid for wnid in named if not images[wnid]]
+    if missing:
+        listed = ", ".join(f"{wnid} ({named[wnid]})" for wnid in missing[:3]) + (", ..." if len(missing) > 3 else "")
+        raise InputError(
+            f"{root / 'train'} lacks the images of {len(missing)} of the {len(named)} classes drawn by data.seed={seed}: "
+            f"{listed}; choose another data.seed or data.classes (present takes what is there), or data that holds them."
+        )
+    sizes = {wnid: len(images[wnid]) for wnid in named}
+    fewest, most = min(named, key=sizes.__getitem__), max(sizes.values())
     if 2 * sizes[fewest] < most:
         log.warning(
             f"Class {fewest} ({named[fewest]}) has {sizes[fewest]} train images where others have {most}: is {root} whole?"
         )
-    class_of |= {f"val/images/{name}": wnid for name, wnid in _test_images(root / "val", named).items()}
-    test = [file for file in class_of if file.startswith("val/")]
-    check_disjoint({"train": train, "val": val, "test": test})
-    drawn_by: dict[str, object] = {"seed": seed, "classes": classes, "val_per_class": val_per_class}
-    return Split(root, named, train, val, test, drawn_by, class_of)
 
 
-def _test_images(folder: Path, classes: Container[str]) -> dict[str, str]:
-    """The official validation images of these classes: name -> class, sorted by name."""
-    annotations = folder / "val_annotations.txt"
-    labels = [line.split("\t") for line in _read_lines(annotations)]
-    if any(len(label) < 2 for label in labels):
-        raise InputError(f"{annotations} is damaged (a line without a tab): extract the data again.")
-    names = dict(sorted((label[0], label[1]) for label in labels if label[1] in classes))
-    if paths := [name for name in names if PureWindowsPath(name).name != name or name == ".."]:  # knows / and \ and C:
-        raise InputError(f"{annotations} is damaged ({paths[0]!r} is no bare file name): extract the data again.")
-    listed = set(_listed(folder / "images"))
-    if missing := [name for name in names if name not in listed]:
-        raise InputError(
-            f"{folder / 'images'} lacks {len(missing)} of the {len(names)} test images of the drawn classes ({missing[0]!r} "
-            "first): extract the data again, or choose another data.seed or data.classes."
-        )
-    return names
+def _test_images(root: Path, classes: Collection[str]) -> tuple[dict[str, tuple[str, str]], str]:
+    """The official validation images of these classes, official name -> (class, path), sorted; or none, and why.
+
+    The class is the folder that an image lies in, or else what `val_annotations.txt` says.
+    """
+    folder = _child(root, *VAL)
+    lists = [_rows(_child(place, "val_annotations.txt")) for place in (root, folder / "images", folder)]
+    listed = {_stem(fields[0]): fields[1] for rows in lists for fields in rows if len(fields) > 1}
+    found: dict[tuple[str, str], str] = {}
+    for path in _images(folder):
+        wnid = path[len(str(folder)) + 1 :].partition(os.sep)[0]
+        wnid = wnid if wnid in classes else listed.get(_stem(path), "")
+        if wnid in classes:
+            found[_stem(path), wnid] = path
+    stems = {stem for stem, _ in found}
+    missing = [stem for stem, wnid in listed.items() if wnid in classes and stem not in stems]
+    without = set(classes) - {wnid for _, wnid in found}
+    if missing or without:
+        what = f"lacks images of {len(without)} of the classes drawn, or val_annotations.txt, which says what they show"
+        if missing:
+            what = f"lacks {len(missing)} images of the classes drawn that val_annotations.txt lists ({missing[0]} first)"
+        elif not folder.exists():
+            what = "is missing"
+        return {}, f"{folder}, the test set, {what}: get the whole set, or train without a test by test=false."
+    unique = len(stems) == len(found)  # as in the official layout
+    names = {key: f"val/{'images' if unique else key[1]}/{key[0]}.JPEG" for key in found}
+    return {names[key]: (key[1], found[key]) for key in sorted(found, key=names.__getitem__)}, ""
 
 
-def _listed(folder: Path) -> list[str]:
-    with _reading(folder, "data.root"):
-        return os.listdir(folder)
+def _images(folder: Path | str) -> list[str]:
+    """Paths of the images below a folder."""
+    found = []
+    for entry in _visible(folder):
+        if entry.is_dir():
+            found += _images(entry.path)
+        elif entry.name.lower().endswith(IMG_EXTENSIONS):
+            found.append(entry.path)
+    return found
 
 
-def _read_lines(path: Path) -> list[str]:
-    with _reading(path, "data.root"):
-        try:
-            return [line for line in path.read_text(encoding="utf-8").splitlines() if line.strip()]
-        except (FileNotFoundError, UnicodeDecodeError) as error:
-            raise InputError(
-                f"{path} is missing or no text, so the data isn't whole Tiny ImageNet: extract it again."
-            ) from error
+def _stem(path: str) -> str:
+    return os.path.splitext(os.path.basename(path))[0]  # noqa: PTH119, PTH122 - quicker, for 100,000 of them
 
 
-def _is_image(name: str) -> bool:
-    return name.lower().endswith((".jpeg", ".jpg", ".png")) and not name.startswith(".")
+def _rows(path: Path) -> Iterator[list[str]]:
+    """The fields of a list's lines, whatever blanks separate them; none without such a file."""
+    content = path.read_bytes() if path.is_file() else b""
+    encoding = "utf-16" if content.startswith((BOM_UTF16_LE, BOM_UTF16_BE)) else "utf-8-sig"
+    return (fields for line in content.decode(encoding, "replace").splitlines() if (fields := line.split()))
 
 
 class TinyImageNet(ImageDataModule):
     """A seeded draw of Tiny ImageNet's classes; the official validation images are the test split.
 
     Args:
-        root: folder that holds Tiny ImageNet, or will hold it.
-        archive: a zip to extract into `root` if nothing is there.
-        url, md5: where the archive is downloaded from if `root` is empty and no archive is given, and its checksum.
+        root: folder that holds Tiny ImageNet at any depth, or will hold it.
+        archive: a zip or tar to extract into `root` if nothing is there.
+        url, md5: where the archive is downloaded from if `root` holds nothing and no archive is given, and its checksum.
         classes: how many classes to draw; None takes all, `present` those whose train images are there.
         val_per_class: train images of each class set aside for validation.
         seed: of both draws.
@@ -342,5 +335,5 @@ class TinyImageNet(ImageDataModule):
     def find_split(self) -> Split:
         root = find_root(self.root)
         if root is None:
-            raise InputError(f"data.root={self.root} holds no Tiny ImageNet (wnids.txt is missing): call prepare_data first.")
+            raise _no_data(self.root)
         return read_split(root.resolve(), self.classes, self.val_per_class, self.seed)

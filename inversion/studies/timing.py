@@ -110,9 +110,9 @@ def time_published(cfg: DictConfig, encoder: Encoder, device: torch.device) -> T
     """Side a: a training loop in plain PyTorch, on the images of the pipeline's first batches."""
     datamodule = build("data", cfg.data)
     datamodule.setup("fit")
-    root, size = datamodule.split.root, datamodule.batch_size
-    train = [root / datamodule.split.train[i] for i in datamodule.train_dataloader().sampler]
-    val = [root / name for name in datamodule.split.val[: VAL_BATCHES * size]]
+    split, size = datamodule.split, datamodule.batch_size
+    train = [split.path(split.train[i]) for i in datamodule.train_dataloader().sampler]
+    val = [split.path(name) for name in split.val[: VAL_BATCHES * size]]
     side = (pixels.INPUT_SIZE, pixels.INPUT_SIZE)
     normalize = transforms.Normalize(pixels.MEAN, pixels.STD)
     prepare = transforms.Compose([transforms.Resize(side), transforms.ToTensor(), normalize])

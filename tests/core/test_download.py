@@ -23,7 +23,7 @@ class Server(ThreadingHTTPServer):
     content = CONTENT
     cuts: list[int]
     ranges = True
-    """Whether it can go on in the middle."""
+    """Whether it can resume."""
     asked: list[str]
     """The ranges that it was asked for."""
 
@@ -68,7 +68,7 @@ def fetch(server, path, digest=MD5):
     download(server.url, path, "The file", "md5", digest, "give another")
 
 
-def test_what_was_cut_is_gone_on_with_at_once(server, tmp_path):
+def test_a_cut_download_resumes_at_once(server, tmp_path):
     server.cuts = [300_000, 300_000]
     fetch(server, tmp_path / "file.bin")
     assert (tmp_path / "file.bin").read_bytes() == CONTENT
@@ -76,9 +76,9 @@ def test_what_was_cut_is_gone_on_with_at_once(server, tmp_path):
     assert [path.name for path in tmp_path.iterdir()] == ["file.bin"]
 
 
-def test_what_was_cut_is_gone_on_with_by_a_later_run(server, tmp_path, one_line):
+def test_a_cut_download_resumes_in_a_later_run(server, tmp_path, one_line):
     server.cuts = [300_000, 0]
-    with pytest.raises(InputError, match="cut after 300000 of 1048576 bytes; 0 MiB are kept to go on from") as error:
+    with pytest.raises(InputError, match="cut after 300000 of 1048576 bytes; the next attempt resumes at 0 MiB") as error:
         fetch(server, tmp_path / "file.bin")
     one_line(str(error.value))
     assert not (tmp_path / "file.bin").exists()
@@ -86,7 +86,7 @@ def test_what_was_cut_is_gone_on_with_by_a_later_run(server, tmp_path, one_line)
     assert (tmp_path / "file.bin").read_bytes() == CONTENT and server.asked[-1] == "bytes=300000-"
 
 
-def test_a_server_that_cannot_go_on_sends_the_whole(server, tmp_path):
+def test_a_server_that_cannot_resume_sends_everything(server, tmp_path):
     (tmp_path / ".file.bin.partial").write_bytes(CONTENT[:100])
     server.ranges = False
     fetch(server, tmp_path / "file.bin")
@@ -100,7 +100,7 @@ def test_a_beginning_is_checked_with_the_rest(server, tmp_path, beginning):
     assert (tmp_path / "file.bin").read_bytes() == CONTENT
 
 
-def test_another_file_is_not_kept(server, tmp_path, one_line):
+def test_another_file_is_refused(server, tmp_path, one_line):
     server.content = b"<html>moved</html>"
     with pytest.raises(InputError, match="is not The file .MD5") as error:
         fetch(server, tmp_path / "file.bin")
@@ -117,7 +117,7 @@ def test_https_is_never_left_for_http():
         handler.redirect_request(*arguments, "http://example.org/file.bin")
 
 
-def test_tiny_imagenet_goes_on_after_a_cut(archive, server, tmp_path):
+def test_tiny_imagenet_resumes_after_a_cut(archive, server, tmp_path):
     server.content = archive.read_bytes()
     server.cuts = [20_000, 0]
     arguments = (tmp_path, None, server.url, hashlib.md5(server.content).hexdigest())
@@ -129,7 +129,7 @@ def test_tiny_imagenet_goes_on_after_a_cut(archive, server, tmp_path):
     assert {path.name for path in tmp_path.iterdir()} == {".lock", "tiny-imagenet-200"}
 
 
-def test_imagenet_weights_go_on_after_a_cut(server, tmp_path, monkeypatch, one_line):
+def test_imagenet_weights_resume_after_a_cut(server, tmp_path, monkeypatch, one_line):
     monkeypatch.setattr("torch.hub._hub_dir", str(tmp_path))
     url = f"{server.url.removesuffix('file.bin')}alexnet-{hashlib.sha256(CONTENT).hexdigest()[:8]}.pth"
     monkeypatch.setattr(alexnet, "AlexNet_Weights", type("W", (), {"IMAGENET1K_V1": type("V", (), {"url": url})}))

@@ -246,3 +246,4 @@ def test_real_tiny_imagenet(tmp_path):
     data.setup("fit")
     assert [len(data.images(part)) for part in ("train", "val", "test")] == [9000, 1000, 1000]
     assert data.native_size == 64 and len(data.split.classes) == 20
+    assert data.split.digest == "0a26c7862d786e6a0afa0745aabf90f4019fa18267891aed75454e21889e27f8"  # as ever

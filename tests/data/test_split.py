@@ -1,4 +1,5 @@
 import json
+from pathlib import Path
 
 import pytest
 
@@ -33,8 +34,10 @@ def test_hold_out_is_seeded_disjoint_and_complete():
 
 @pytest.mark.parametrize("number", [0, 5, 6])
 def test_hold_out_leaves_something_on_both_sides(number):
-    with pytest.raises(InputError, match="has 5 images"):
+    with pytest.raises(InputError, match=f"has 5 images, of which {number} can't be held out .data.val_per_class"):
         hold_out(list("abcde"), number, 0, "n1")
+    with pytest.raises(InputError, match="data.val_fraction"):
+        hold_out(list("abcde"), number, 0, "n1", "data.val_fraction")
 
 
 def test_a_file_in_two_parts_and_an_empty_part_are_refused():
@@ -50,3 +53,17 @@ def test_save_writes_classes_and_files(tmp_path):
     content = json.loads((tmp_path / "split.json").read_text())
     assert content["classes"] == [{"id": "n1", "name": "goldfish"}]
     assert (content["train"], content["val"], content["test"]) == (["a"], ["b"], ["c"])
+
+
+def test_a_file_may_lie_elsewhere_without_changing_the_split(tmp_path):
+    here, there = Split(tmp_path, {}, ["a"], ["b"], ["c"]), Split(tmp_path, {}, ["a"], ["b"], ["c"], paths={"a": "x/a.png"})
+    assert (there.path("a"), there.path("b")) == (tmp_path / "x" / "a.png", tmp_path / "b")
+    assert there.digest == here.digest
+
+
+def test_missing_test_images_are_told_when_they_are_asked_for():
+    split = Split(Path(), {"n1": "n1"}, ["a"], ["b"], [], class_of={"a": "n1", "b": "n1"}, no_test="There are none.")
+    assert split.files("train") == ["a"] and split.labels("val") == [0]
+    for ask in (split.files, split.labels):
+        with pytest.raises(InputError, match="There are none"):
+            ask("test")
