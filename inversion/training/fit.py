@@ -9,6 +9,7 @@ from typing import Any, NamedTuple
 
 import lightning
 from lightning import LightningModule, Trainer
+from lightning.pytorch.callbacks import LearningRateMonitor
 from lightning.pytorch.profilers import PassThroughProfiler
 from omegaconf import DictConfig
 from torch import distributed, nn
@@ -92,6 +93,8 @@ def fit(
         log.info(f"Resuming from {last}")
     if not trainer.fast_dev_run:  # type: ignore[attr-defined]
         trainer.loggers = build_loggers(cfg, folder, resumed["global_step"] if resumed else 0)
+    if not trainer.loggers:
+        trainer.callbacks = [c for c in trainer.callbacks if not isinstance(c, LearningRateMonitor)]  # type: ignore[attr-defined]
     if before is not None:
         before(trainer, module)
     _fit(trainer, module, datamodule=datamodule, ckpt_path=last if resumed else None, weights_only=True)
