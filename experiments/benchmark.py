@@ -11,7 +11,7 @@ On the same sample of the images, in batches of the same size, in turn within on
 - recipe: the config's, by default the compact decoders.
 
 The last two are short runs of Lightning's Trainer with logger and callbacks, on cached features. Files are read from a warm
-page cache. The whole sweep is projected from these times: decoding and encoding of all images (the loop does both as it trains),
+page cache. The whole sweep is projected from these times: decoding and encoding of all images (the loop does so as it trains),
 the features' statistics, training, validation, checkpoints (best and last in every epoch, an upper bound), and final scores
 (the loop saves and scores nothing). For the stages of one run see `python train.py +trainer.profiler=simple`.
 """
