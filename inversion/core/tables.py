@@ -1,24 +1,21 @@
-"""Tables: as aligned text, and as CSV."""
+"""Tables as text."""
 
 import csv
 import io
 from collections.abc import Mapping, Sequence
-from typing import Any
 
 
-def aligned(rows: Sequence[Sequence[str]], left: int = 1) -> str:
-    """Rows of cells as lines of aligned columns, the first `left` of them flush left, the others flush right."""
+def aligned(rows: Sequence[Sequence[str]]) -> str:
+    """Rows of as many cells each -> lines with aligned columns, the first flush left, the others right."""
     widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
-    cells = (
-        [c.ljust(w) if i < left else c.rjust(w) for i, (c, w) in enumerate(zip(row, widths, strict=True))] for row in rows
-    )
-    return "\n".join("  ".join(row).rstrip() for row in cells)
+    cells = ([row[0].ljust(widths[0]), *map(str.rjust, row[1:], widths[1:])] for row in rows)
+    return "\n".join("  ".join(row) for row in cells)
 
 
-def csv_text(rows: Sequence[Mapping[str, Any]]) -> str:
-    """CSV with a header; its columns are the rows' keys, in the order of their first appearance."""
+def csv_text(rows: Sequence[Mapping[str, object]]) -> str:
+    """Rows as CSV with a header: all keys, in order of first appearance; empty where a row lacks one."""
     text = io.StringIO()
-    writer = csv.DictWriter(text, list(dict.fromkeys(key for row in rows for key in row)))
+    writer = csv.DictWriter(text, list(dict.fromkeys(key for row in rows for key in row)), lineterminator="\n")
     writer.writeheader()
     writer.writerows(rows)
     return text.getvalue()
