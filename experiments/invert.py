@@ -36,7 +36,7 @@ def invert(cfg: DictConfig, folder: Path) -> None:
     """
     paths = pictures([cfg.image] if isinstance(cfg.image, str) else list(cfg.image))
     found = runs.in_layer_order(runs.find_all([cfg.runs] if isinstance(cfg.runs, str) else list(cfg.runs)))
-    titles = runs.titles(found)
+    titles, names = runs.titles(found), names_of(paths)
     sizes = {run.metrics["native_size"] for run in found} if cfg.size == "native" else {cfg.size}
     size = sizes.pop()
     if sizes:
@@ -50,12 +50,12 @@ def invert(cfg: DictConfig, folder: Path) -> None:
         columns[titles[run.folder]] = pixels.to_uint8(pixels.denormalize(reconstructions))
         log.info(f"{run.layer}: {run.folder}")
     for title, column in columns.items():
-        for name, image in zip(names_of(paths), column, strict=True):
+        for name, image in zip(names, column, strict=True):
             with atomic_file(folder / f"{name}_{title.lower().replace('/', '-')}.png") as file:
                 to_pil_image(image).save(file, "PNG")
     if len(paths) <= MOST_ROWS:
         with atomic_file(folder / "inversions.png") as file:
-            samples_figure(columns, rows=[printable(path.name)[:60] for path in paths]).save(file, "PNG")
+            samples_figure(columns, rows=names).save(file, "PNG")
     log.info(f"Figure   {folder / 'inversions.png'}" if len(paths) <= MOST_ROWS else f"Images   {folder}")
 
 

@@ -131,7 +131,7 @@ def read_image(path: Path, size: int, white: float = 0) -> Tensor:
                 values = np.asarray(image, dtype=np.float32)
                 if not (values.min() >= 0 and values.max() <= WHITES[-1]):  # nor NaN
                     raise ValueError(f"values from {values.min():g} to {values.max():g}, but they must lie in [0, 65535]")
-                scale = 255 / (white or _white(values.max()))
+                scale = 255 / (white or _white(values.max()) or 1)
                 image = Image.fromarray((values * scale).round().clip(0, 255).astype(np.uint8))
             if image.has_transparency_data:
                 image = image.convert("RGBA")
@@ -185,13 +185,17 @@ def opened(path: Path) -> Image.Image:
 
 
 def refuse(broken: Mapping[Path, str]) -> NoReturn:
-    """Raises BrokenImagesError; where there are more than ten, its text names a file that lists them."""
-    named = [f"{printable(path)} can't be read ({reason})" for path, reason in sorted(broken.items())]
-    text = f"{', '.join(named[:10])}: convert, replace or remove {'them' if len(named) > 1 else 'it'}."
-    if len(named) > 10:
-        with tempfile.NamedTemporaryFile("w", prefix="broken_images_", suffix=".txt", delete=False) as file:
-            file.write("\n".join(named))
-        text = f"{len(named)} images can't be read, all listed in {file.name}: {text}"
+    """Raises BrokenImagesError, which names the first ten, and a file that lists all of them where there are more."""
+    named = [f"{printable(path)} ({reason})" for path, reason in sorted(broken.items())]
+    if len(named) == 1:
+        text = f"{printable(next(iter(broken)))} can't be read ({next(iter(broken.values()))}): convert, replace or remove it."
+    else:
+        rest = ""
+        if len(named) > 10:
+            with tempfile.NamedTemporaryFile("w", prefix="broken_images_", suffix=".txt", delete=False) as file:
+                file.write("\n".join(named))
+            rest = f" and {len(named) - 10} more, all listed in {file.name}"
+        text = f"{len(named)} images can't be read: {', '.join(named[:10])}{rest}. Convert, replace or remove them."
     error = BrokenImagesError(text)
     error.files = dict(broken)
     raise error

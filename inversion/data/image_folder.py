@@ -37,36 +37,14 @@ def read_split(root: Path, classes: int | None, val_fraction: float, test_fracti
             raise InputError(f"data.{name}={fraction} must be a number between 0 and 1.")
     if val_fraction + test_fraction >= 1:
         raise InputError(f"data.val_fraction + data.test_fraction = {val_fraction + test_fraction} leave nothing to train on.")
-    if not root.is_dir():
-        raise InputError(f"data.root={root}: no such folder; give the folder of your images.")
-    images = find_images(root)
-    if not images:
-        raise InputError(f"data.root={root} holds no images that Pillow reads: give the folder of yours, or convert them.")
-    part_of = {image.parts[0]: PARTS.get(image.parts[0].lower(), "") for image in images if len(image.parts) > 1}
-    own = set(part_of.values())
-    if "" in own or "train" not in own or len(own) < 2:
-        part_of, own = {}, set()
-    by_part: dict[str, dict[str, list[str]]] = {"train": {}, "val": {}, "test": {}, "": {}}
-    for image in images:
-        part = part_of.get(image.parts[0], "") if own else "train"
-        within = image.parts[1:] if own else image.parts
-        by_part[part].setdefault(within[0] if len(within) > 1 else ".", []).append(image.as_posix())
-    missing = [part for part in ("test", "val") if part not in own]
-    if own:
-        taken = (
-            f"; {' and '.join(missing)} are taken from train by data.val_fraction and data.test_fraction" if missing else ""
-        )
-        log.info(f"{printable(root)} has a split of its own, which is used ({', '.join(part_of)}){taken}.")
-    if by_part[""]:
-        log.warning(f"{len(by_part[''])} images right in {printable(root)} belong to no part and are left out.")
+    by_part, missing = _files(root)
     drawn = draw_classes(list(by_part["train"]), classes, seed)
     if classes is None:
         drawn = sorted(set(drawn).union(by_part["val"], by_part["test"]))
-    parts: dict[str, list[str]] = {"train": [], "val": [], "test": []}
+    fractions = {"val": val_fraction, "test": test_fraction}
+    parts = {part: [file for key in drawn for file in by_part[part].get(key, [])] for part in ("val", "test")} | {"train": []}
     for key in drawn:
-        for part in own - {"train"}:
-            parts[part] += by_part[part].get(key, [])
-        rest = sorted(by_part["train"].get(key, []))
+        rest = by_part["train"].get(key, [])
         number = len(rest)
         if 0 < number <= len(missing):
             raise InputError(
@@ -74,9 +52,8 @@ def read_split(root: Path, classes: int | None, val_fraction: float, test_fracti
                 f"{len(missing) + 1}."
             )
         for i, part in enumerate(missing if rest else []):
-            share = max(1, round(number * (test_fraction if part == "test" else val_fraction)))
-            spare = len(rest) - len(missing) + i
-            rest, held = hold_out(rest, min(spare, share), seed, f"{printable(key)} {part}")
+            share = min(len(rest) - len(missing) + i, max(1, round(number * fractions[part])))
+            rest, held = hold_out(rest, share, seed, f"{printable(key)} {part}")
             parts[part] += held
         parts["train"] += rest
     check_disjoint(parts)
@@ -89,6 +66,33 @@ def read_split(root: Path, classes: int | None, val_fraction: float, test_fracti
         drawn_by={"seed": seed, "classes": classes, "val_fraction": val_fraction, "test_fraction": test_fraction},
         class_of={file: key for part in by_part.values() for key in drawn for file in part.get(key, [])},
     )
+
+
+def _files(root: Path) -> tuple[dict[str, dict[str, list[str]]], list[str]]:
+    """(part -> class -> files, the parts that have no folder of their own)."""
+    if not root.is_dir():
+        raise InputError(f"data.root={root}: no such folder; give the folder of your images.")
+    images = find_images(root)
+    if not images:
+        raise InputError(f"data.root={root} holds no images that Pillow reads: give the folder of yours, or convert them.")
+    folders = {image.parts[0]: PARTS.get(image.parts[0].lower(), "") for image in images if len(image.parts) > 1}
+    own = set(folders.values())
+    if "" in own or "train" not in own or len(own) < 2:
+        own = set()
+    missing = [part for part in ("test", "val") if part not in own]
+    if own:
+        loose = [image for image in images if len(image.parts) == 1]
+        images = [image for image in images if len(image.parts) > 1]
+        log.info(
+            f"{printable(root)} has a split of its own, which is used: {', '.join(folders)}"
+            + "".join(f"; data.{part}_fraction of train is its {part} part" for part in missing)
+            + (f"; {len(loose)} images beside these folders are left out" if loose else "")
+        )
+    by_part: dict[str, dict[str, list[str]]] = {"train": {}, "val": {}, "test": {}}
+    for image in images:
+        part, within = (folders[image.parts[0]], image.parts[1:]) if own else ("train", image.parts)
+        by_part[part].setdefault(within[0] if len(within) > 1 else ".", []).append(image.as_posix())
+    return by_part, missing
 
 
 class ImageFolder(ImageDataModule):

@@ -37,9 +37,6 @@ class _StandIn:
     def __new__(cls, *arguments: object) -> "_StandIn":
         return super().__new__(cls)
 
-    def __init__(self, *arguments: object) -> None:
-        pass
-
     def __setstate__(self, state: object) -> None:
         pass
 
