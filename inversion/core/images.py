@@ -82,7 +82,7 @@ def decode(paths: Sequence[Path], array: np.ndarray, description: str, among: Se
     Args:
         paths, array: the files, and where they go.
         description: for the progress bar.
-        among: the images that share one white, see `read_image`; None means `paths`. All parts of a data set should.
+        among: the images whose largest value decides what is white, see `WHITES`: all of a data set; none means `paths`.
 
     Raises:
         BrokenImagesError: names every file that can't be read.
@@ -99,10 +99,8 @@ def decode(paths: Sequence[Path], array: np.ndarray, description: str, among: Se
 
     with ThreadPoolExecutor() as pool:
         white = _white(max(pool.map(_largest_value, among or paths), default=0))
-        progress = tqdm(total=len(paths), desc=description, unit="image", leave=False, disable=None)
-        with progress:
-            for _ in pool.map(read, range(len(paths))):
-                progress.update()
+        done = pool.map(read, range(len(paths)))
+        list(tqdm(done, total=len(paths), desc=description, unit="image", leave=False, disable=None))
     if broken:
         refuse(broken)
     if white:
@@ -112,14 +110,14 @@ def decode(paths: Sequence[Path], array: np.ndarray, description: str, among: Se
         log.warning(f"{flat} of {len(paths)} images, such as {printable(paths[0])}, are nearly of one colour: is that right?")
 
 
-def read_image(path: Path, size: int, white: float = 0) -> Tensor:
+def read_image(path: Path, size: int, white: int = 0) -> Tensor:
     """One file as uint8 (3, size, size), RGB whatever its mode; another size is fitted (resized, middle cropped).
 
-    It is turned as its EXIF data says, and what is transparent lies on white. Grey images of more than 8 bits hold values
-    from 0 to `white`.
+    It is turned as its EXIF data says, and what is transparent lies on white. Integers of more than 8 bits and floats are
+    scaled from [0, white] to [0, 255].
 
     Args:
-        white: 0 takes the smallest of `WHITES` that no value of the image exceeds.
+        white: 0 means the smallest of `WHITES` that no value of the image exceeds.
 
     Raises:
         BrokenImagesError: no image, a broken one, or values below 0, above 65535 or not finite.
@@ -186,16 +184,15 @@ def opened(path: Path) -> Image.Image:
 
 def refuse(broken: Mapping[Path, str]) -> NoReturn:
     """Raises BrokenImagesError, which names the first ten, and a file that lists all of them where there are more."""
-    named = [f"{printable(path)} ({reason})" for path, reason in sorted(broken.items())]
-    if len(named) == 1:
-        text = f"{printable(next(iter(broken)))} can't be read ({next(iter(broken.values()))}): convert, replace or remove it."
-    else:
+    named = [f"{printable(path)} can't be read ({reason})" for path, reason in sorted(broken.items())]
+    text = f"{named[0]}: convert, replace or remove it."
+    if len(named) > 1:
         rest = ""
         if len(named) > 10:
             with tempfile.NamedTemporaryFile("w", prefix="broken_images_", suffix=".txt", delete=False) as file:
                 file.write("\n".join(named))
             rest = f" and {len(named) - 10} more, all listed in {file.name}"
-        text = f"{len(named)} images can't be read: {', '.join(named[:10])}{rest}. Convert, replace or remove them."
+        text = f"{len(named)} images are broken: {', '.join(named[:10])}{rest}. Convert, replace or remove them."
     error = BrokenImagesError(text)
     error.files = dict(broken)
     raise error

@@ -83,8 +83,9 @@ class Encoder(nn.Module):
     def _from_file(self, weights: str) -> AlexNet:
         with torch.device("meta"):
             names = list(AlexNet().state_dict())  # a weight and a bias of each layer
-            found = find_weights(weights, names)
-            head = found.get(names[-1])
+        found = find_weights(weights, names)
+        head = found.get(names[-1])
+        with torch.device("meta"):
             network = AlexNet(num_classes=1000 if head is None else max(1, head.numel()))
         layers = list(TAPS)
         state = fitting(found, network.state_dict(), names[: 2 * layers.index(self.layer) + 2], weights)
