@@ -78,7 +78,7 @@ def time_preparation(cfg: DictConfig, split: Split, device: torch.device) -> tup
     datamodule, train, val = datamodule_of(cfg, split), len(split.train), len(split.val)
     encoder = build("encoder", cfg.encoder, layer=max(cfg.layers, key=list(TAPS).index)).to(device)
     decoding = timed(device, lambda: datamodule.setup("fit"))
-    encoding = timed(device, lambda: datamodule.cache_features(encoder, list(cfg.layers), device))
+    encoding = timed(device, lambda: datamodule.use_features(encoder, list(cfg.layers), device))
     return decoding / (train + val), encoding / (train * (1 + cfg.data.flip) + val)
 
 

@@ -10,8 +10,8 @@ import pytest
 import torch
 from conftest import run_train
 from PIL import Image
-from test_alexnet import Touch
 from test_checkpoints import half_done
+from test_weights import Touch
 
 from inversion.core.errors import InputError
 from inversion.core.images import read_image
@@ -66,7 +66,7 @@ def test_an_image_of_50000_by_50000_pixels_is_refused_unread(tmp_path, one_line,
 
 def test_a_web_page_called_jpeg_is_no_image(tmp_path, one_line):
     (tmp_path / "page.JPEG").write_text("<!DOCTYPE html><html><body>404</body></html>")
-    assert "page.JPEG can't be read (no image" in one_line(refused(read_image, tmp_path / "page.JPEG", 64))
+    assert "page.JPEG can't be read (a web page" in one_line(refused(read_image, tmp_path / "page.JPEG", 64))
 
 
 @pytest.fixture

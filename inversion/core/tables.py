@@ -5,11 +5,11 @@ import io
 from collections.abc import Mapping, Sequence
 
 
-def aligned(rows: Sequence[Sequence[str]]) -> str:
-    """Rows of as many cells each -> lines with aligned columns, the first flush left, the others right."""
+def aligned(rows: Sequence[Sequence[str]], left: int = 1) -> str:
+    """Rows of as many cells each -> lines with aligned columns, the first `left` of them flush left, the others right."""
     widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
-    cells = ([row[0].ljust(widths[0]), *map(str.rjust, row[1:], widths[1:])] for row in rows)
-    return "\n".join("  ".join(row) for row in cells)
+    cells = ([*map(str.ljust, row[:left], widths), *map(str.rjust, row[left:], widths[left:])] for row in rows)
+    return "\n".join("  ".join(row).rstrip() for row in cells)
 
 
 def csv_text(rows: Sequence[Mapping[str, object]]) -> str:

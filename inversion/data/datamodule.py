@@ -2,7 +2,9 @@
 
 from abc import ABC, abstractmethod
 from collections.abc import Iterator, Sequence
+from contextlib import suppress
 from hashlib import sha256
+from pathlib import Path
 from statistics import median
 from typing import Any
 
@@ -16,7 +18,7 @@ from tqdm import tqdm
 from inversion.core import pixels
 from inversion.core.errors import InputError
 from inversion.core.files import expand
-from inversion.core.images import decode, opened, state_of
+from inversion.core.images import BrokenImagesError, decode, opened, refuse, state_of
 from inversion.core.pixels import to_input
 from inversion.data.batches import Batch, ImageSet, Shares, Shuffle
 from inversion.data.cache import Cache, Entry
@@ -101,9 +103,9 @@ class ImageDataModule(LightningDataModule, ABC):
         if self._native_size is None:
             sides = []
             for name in self.split.train[:: -(-len(self.split.train) // 1000)]:
-                with opened(self.split.path(name)) as image:
+                with suppress(BrokenImagesError), opened(self.split.path(name)) as image:  # decoding names the broken ones
                     sides.append(min(image.size))
-            self._native_size = min(pixels.INPUT_SIZE, max(SMALLEST, int(median(sides))))
+            self._native_size = min(pixels.INPUT_SIZE, max(SMALLEST, int(median(sides or [0]))))
         return self._native_size
 
     def images(self, part: str) -> Tensor:
@@ -114,13 +116,14 @@ class ImageDataModule(LightningDataModule, ABC):
         """
         if part not in self._images:
             paths = [self.split.path(name) for name in self.split.files(part)]
+            among = [self.split.path(name) for name in (*self.split.train, *self.split.val, *self.split.test)]
             description = f"Decoding {len(paths)} {part} images"
             if self.cache is None:
                 held = torch.empty(len(paths), 3, self.native_size, self.native_size, dtype=torch.uint8)
-                decode(paths, held.numpy(), description)
+                decode(paths, held.numpy(), description, among)
             else:
                 entry = self._entry(part)
-                (held,) = self.cache.get([entry], lambda arrays: decode(paths, arrays[entry.name], description))
+                (held,) = self.cache.get([entry], lambda arrays: decode(paths, arrays[entry.name], description, among))
             self._images[part] = held
         return self._images[part]
 
@@ -201,9 +204,21 @@ class ImageDataModule(LightningDataModule, ABC):
         return [files[i] for i in indices], to_input(self.images(part)[indices].cpu())
 
     def setup(self, stage: str) -> None:
-        """Decodes the training and validation images. The test images wait until they are asked for."""
-        self.images("train")
-        self.images("val")
+        """Decodes the training and validation images. The test images wait until they are asked for.
+
+        Raises:
+            BrokenImagesError: names all that can't be read, those of the test part among them.
+        """
+        broken: dict[Path, str] = {}
+        for part in ("train", "val", "test"):
+            if part == "test" and not broken:
+                break
+            try:
+                self.images(part)
+            except BrokenImagesError as error:
+                broken |= error.files
+        if broken:
+            refuse(broken)
 
     def train_dataloader(self) -> DataLoader[Batch]:
         """Shuffled, and with `flip` mirrored, anew each epoch. A last batch of one image is dropped, since batch normalisation

@@ -1,98 +1,108 @@
-"""A folder of one's own images: one sub-folder a class, or none."""
+"""A folder of one's own images: one sub-folder a class, or none; split by fractions, or into folders train, val and test."""
 
-import os
-from collections.abc import Iterator
+import logging
 from pathlib import Path
-from typing import NoReturn
-
-from torchvision.datasets.folder import IMG_EXTENSIONS
 
 from inversion.core.errors import InputError
+from inversion.core.file_kinds import printable
 from inversion.core.files import expand
+from inversion.core.images import find_images
 from inversion.data.datamodule import ImageDataModule
 from inversion.data.split import Split, check_disjoint, draw_classes, hold_out
 
+log = logging.getLogger(__name__)
+
+PARTS = {"train": "train", "training": "train", "test": "test", "testing": "test"} | dict.fromkeys(
+    ("val", "valid", "validation", "dev"), "val"
+)
+"""What folders of one's own split are called, in lower case -> the part."""
+
 
 def read_split(root: Path, classes: int | None, val_fraction: float, test_fraction: float, seed: int) -> Split:
-    """Splits each class's images by these fractions, at least one image to each part.
+    """The split that the folders make, or one by these fractions of each class, at least one image to each part.
 
     Args:
         root: the folder. With sub-folders each is a class, whatever lies deeper in it; without, all images are one class.
-        classes: how many sub-folders to draw; None takes all.
+            If all sub-folders have names of `PARTS`, train and another one among them, they are the split, and the classes
+            lie within; a part without a folder is taken from train.
+        classes: how many of train's sub-folders to draw; None takes all.
         val_fraction, test_fraction: shares of each class, in (0, 1).
-        seed: of the draws.
+        seed: of the random choices.
 
     Raises:
-        InputError: no such folder, one that can't be read, no images, or too few in a class.
+        InputError: no such folder, no images, or too few in a class.
     """
     for name, fraction in (("val_fraction", val_fraction), ("test_fraction", test_fraction)):
         if not isinstance(fraction, float | int) or not 0 < fraction < 1:
             raise InputError(f"data.{name}={fraction} must be a number between 0 and 1.")
     if val_fraction + test_fraction >= 1:
         raise InputError(f"data.val_fraction + data.test_fraction = {val_fraction + test_fraction} leave nothing to train on.")
-    by_class: dict[str, list[str]] = {}
-    for image in _images(root):
-        by_class.setdefault(image.parts[0] if len(image.parts) > 1 else ".", []).append(image.as_posix())
-    if not by_class:
-        raise InputError(
-            f"data.root={root} holds no images ({', '.join(IMG_EXTENSIONS)}): give the folder of your images, or convert them."
-        )
-    drawn = draw_classes(list(by_class), classes, seed)
-    parts: dict[str, list[str]] = {"train": [], "val": [], "test": []}
-    class_of = {file: key for key in drawn for file in by_class[key]}
+    by_part, missing = _files(root)
+    drawn = draw_classes(list(by_part["train"]), classes, seed)
+    if classes is None:
+        drawn = sorted(set(drawn).union(by_part["val"], by_part["test"]))
+    fractions = {"val": val_fraction, "test": test_fraction}
+    parts = {part: [file for key in drawn for file in by_part[part].get(key, [])] for part in ("val", "test")} | {"train": []}
     for key in drawn:
-        files = by_class[key]
-        if len(files) < 3:
-            raise InputError(f"Class {key} of data.root={root} has {len(files)} images, and each class needs at least 3.")
-        rest, test = hold_out(files, max(1, round(len(files) * test_fraction)), seed, f"{key} test")
-        train, val = hold_out(rest, min(len(rest) - 1, max(1, round(len(files) * val_fraction))), seed, f"{key} val")
-        for part, chosen in zip(parts, (train, val, test), strict=True):
-            parts[part] += chosen
+        rest = by_part["train"].get(key, [])
+        number = len(rest)
+        if 0 < number <= len(missing):
+            raise InputError(
+                f"Class {printable(key)} of data.root={printable(root)} has {number} images, and each class needs at least "
+                f"{len(missing) + 1}."
+            )
+        for i, part in enumerate(missing if rest else []):
+            share = min(len(rest) - len(missing) + i, max(1, round(number * fractions[part])))
+            rest, held = hold_out(rest, share, seed, f"{printable(key)} {part}")
+            parts[part] += held
+        parts["train"] += rest
     check_disjoint(parts)
-    names_of_classes = {key: "all images" if key == "." else key for key in drawn}
-    drawn_by: dict[str, object] = {
-        "seed": seed,
-        "classes": classes,
-        "val_fraction": val_fraction,
-        "test_fraction": test_fraction,
-    }
-    return Split(root.resolve(), names_of_classes, parts["train"], parts["val"], parts["test"], drawn_by, class_of)
+    return Split(
+        root.resolve(),
+        {key: "all images" if key == "." else printable(key) for key in drawn},
+        parts["train"],
+        parts["val"],
+        parts["test"],
+        drawn_by={"seed": seed, "classes": classes, "val_fraction": val_fraction, "test_fraction": test_fraction},
+        class_of={file: key for part in by_part.values() for key in drawn for file in part.get(key, [])},
+    )
 
 
-def _images(root: Path) -> Iterator[Path]:
-    """Image files below `root`, relative to it, without hidden ones and those in hidden folders.
-
-    Links to folders are followed; a folder that several paths lead to counts once, as the first of them in order.
-    """
-    seen: set[str] = set()
-    for folder, subfolders, names in os.walk(root, onerror=_refuse, followlinks=True):
-        real = os.path.realpath(folder)
-        if real in seen:
-            subfolders.clear()
-            continue
-        seen.add(real)
-        subfolders[:] = sorted(name for name in subfolders if not name.startswith("."))
-        for name in names:
-            if name.lower().endswith(IMG_EXTENSIONS) and not name.startswith("."):
-                yield (Path(folder) / name).relative_to(root)
-
-
-def _refuse(error: OSError) -> NoReturn:
-    if isinstance(error, FileNotFoundError | NotADirectoryError):
-        raise InputError(f"data.root={error.filename}: no such folder; give the folder of your images.") from error
-    raise InputError(
-        f"data.root: {error.filename} can't be read ({error.strerror}): make it readable, or move it elsewhere."
-    ) from error
+def _files(root: Path) -> tuple[dict[str, dict[str, list[str]]], list[str]]:
+    """(part -> class -> files, the parts that have no folder of their own)."""
+    if not root.is_dir():
+        raise InputError(f"data.root={root}: no such folder; give the folder of your images.")
+    images = find_images(root)
+    if not images:
+        raise InputError(f"data.root={root} holds no images that Pillow reads: give the folder of yours, or convert them.")
+    folders = {image.parts[0]: PARTS.get(image.parts[0].lower(), "") for image in images if len(image.parts) > 1}
+    own = set(folders.values())
+    if "" in own or "train" not in own or len(own) < 2:
+        own = set()
+    missing = [part for part in ("test", "val") if part not in own]
+    if own:
+        loose = [image for image in images if len(image.parts) == 1]
+        images = [image for image in images if len(image.parts) > 1]
+        log.info(
+            f"{printable(root)} has a split of its own, which is used: {', '.join(folders)}"
+            + "".join(f"; data.{part}_fraction of train is its {part} part" for part in missing)
+            + (f"; {len(loose)} images beside these folders are left out" if loose else "")
+        )
+    by_part: dict[str, dict[str, list[str]]] = {"train": {}, "val": {}, "test": {}}
+    for image in images:
+        part, within = (folders[image.parts[0]], image.parts[1:]) if own else ("train", image.parts)
+        by_part[part].setdefault(within[0] if len(within) > 1 else ".", []).append(image.as_posix())
+    return by_part, missing
 
 
 class ImageFolder(ImageDataModule):
     """A folder of one's own images.
 
     Args:
-        root: the folder; one sub-folder a class, or none.
+        root: the folder; one sub-folder a class, or none, or folders named train, val and test with these in them.
         classes: how many sub-folders to draw; None takes all.
-        val_fraction, test_fraction: shares of each class.
-        seed: of the draws.
+        val_fraction, test_fraction: shares of each class, where the folders make no split.
+        seed: of the random choices.
         **loading: see `ImageDataModule`.
     """
 
@@ -106,13 +116,8 @@ class ImageFolder(ImageDataModule):
         **loading: float | None,
     ) -> None:
         super().__init__(**loading)  # type: ignore[arg-type]
-        self.options = {
-            "classes": classes,
-            "val_fraction": val_fraction,
-            "test_fraction": test_fraction,
-            "seed": seed,
-        }
         self.root = expand(root)
+        self.options = (classes, val_fraction, test_fraction, seed)
 
     def find_split(self) -> Split:
-        return read_split(self.root, **self.options)  # type: ignore[arg-type]
+        return read_split(self.root, *self.options)

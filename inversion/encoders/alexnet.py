@@ -1,24 +1,17 @@
 """The encoder: torchvision's AlexNet, frozen, cut after the layer whose features are inverted."""
 
-import logging
-import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from hashlib import sha256
-from pathlib import Path
-from pickle import UnpicklingError
 
 import torch
-from filelock import FileLock
 from torch import Tensor, nn
-from torchvision.models import AlexNet, AlexNet_Weights
+from torchvision.models import AlexNet
 from torchvision.transforms.v2 import functional as transforms
 
 from inversion.core import pixels
-from inversion.core.download import download
 from inversion.core.errors import InputError
-
-log = logging.getLogger(__name__)
+from inversion.encoders.weights import find_weights, fitting
 
 
 @dataclass(frozen=True)
@@ -55,15 +48,18 @@ class Encoder(nn.Module):
     Args:
         layer: a key of `TAPS`.
         weights: `imagenet` (torchvision's IMAGENET1K_V1, downloaded once and checked against its hash), `random`
-            (Kaiming-initialised with `seed`), or the path of a state dict of this architecture, whatever its number of
-            classes and its floating type.
+            (Kaiming-initialised with `seed`), or the path of a checkpoint that holds this architecture: nested or wrapped as
+            training scripts do, of any number of classes and floating type, and at least as deep as `layer`.
         input_stats: `published` feeds the [-1, 1] pixels straight in, as the published experiment does; `imagenet`
             re-normalises them to ImageNet's mean and standard deviation, which most weights were trained with.
         seed: of the `random` weights.
 
     Raises:
-        InputError: unknown layer or statistics; weights that are missing, damaged or of another architecture.
+        InputError: unknown layer or statistics; weights that are missing, damaged, of another architecture or less deep.
     """
+
+    deepest: str
+    """The deepest layer that the weights reach; `LAST_LAYER` unless a file lacks the head or more."""
 
     def __init__(self, layer: str, weights: str = "imagenet", input_stats: str = "published", seed: int = 0) -> None:
         super().__init__()
@@ -73,8 +69,9 @@ class Encoder(nn.Module):
         self.layer = layer
         self.weights = str(weights)
         self.input_stats = input_stats
+        self.deepest = LAST_LAYER
         self._digests: dict[str, str] = {}
-        network = random_alexnet(seed) if weights == "random" else alexnet_from(load_weights(str(weights)), str(weights))
+        network = random_alexnet(seed) if weights == "random" else self._from_file(str(weights))
         self.network = cut(network, TAPS[layer].module)
         self.requires_grad_(False)
         self.train(False)
@@ -82,6 +79,19 @@ class Encoder(nn.Module):
             self.feature_shape: tuple[int, ...] = tuple(
                 self(torch.zeros(1, 3, pixels.INPUT_SIZE, pixels.INPUT_SIZE)).shape[1:]
             )
+
+    def _from_file(self, weights: str) -> AlexNet:
+        with torch.device("meta"):
+            names = list(AlexNet().state_dict())  # a weight and a bias of each layer
+        found = find_weights(weights, names)
+        head = found.get(names[-1])
+        with torch.device("meta"):
+            network = AlexNet(num_classes=1000 if head is None else max(1, head.numel()))
+        layers = list(TAPS)
+        state = fitting(found, network.state_dict(), names[: 2 * layers.index(self.layer) + 2], weights)
+        self.deepest = [layer for i, layer in enumerate(layers) if state.keys() >= set(names[: 2 * i + 2])][-1]
+        network.load_state_dict(state, strict=False, assign=True)  # what lies behind the tap is cut off
+        return network
 
     @property
     def is_trained(self) -> bool:
@@ -179,113 +189,3 @@ def random_alexnet(seed: int) -> AlexNet:
             nn.init.kaiming_normal_(module.weight, nonlinearity="relu", generator=generator)
             module.bias.data.zero_()  # type: ignore[union-attr]
     return network
-
-
-def alexnet_from(state: Mapping[str, Tensor], source: str) -> AlexNet:
-    """AlexNet in float32 with these weights.
-
-    Args:
-        state: a state dict of torchvision's AlexNet with any number of classes and any floating type.
-        source: what to call it in an error.
-
-    Raises:
-        InputError: the keys or shapes are not AlexNet's, or a weight is not finite.
-    """
-    advice = "encoder.weights takes a state dict of torchvision's AlexNet, as torch.save(model.state_dict(), path) writes"
-    for key, value in state.items():
-        if isinstance(value, Mapping) and "features.0.weight" in value:
-            raise InputError(f"{source} holds its weights under the key {key!r}: save that inner state dict alone.")
-    if state and all(str(key).startswith("module.") for key in state):
-        raise InputError(f"{source} has keys with DataParallel's prefix 'module.': save model.module.state_dict() instead.")
-    with torch.device("meta"):
-        expected = AlexNet().state_dict()
-    if not all(isinstance(value, Tensor) for value in state.values()) or set(state) != set(expected):
-        odd = sorted(set(state) ^ set(expected), key=str) or [k for k, v in state.items() if not isinstance(v, Tensor)]
-        reason = "is missing or no tensor" if odd[0] in expected else "does not belong to it"
-        raise InputError(f"{source} is not AlexNet ({odd[0]!r:.120} {reason}): {advice}.")
-    for key, tensor in state.items():
-        shape, wanted = list(tensor.shape), list(expected[key].shape)
-        if key.startswith("classifier.6."):
-            shape, wanted = shape[1:], wanted[1:]
-        if tensor.layout != torch.strided or tensor.is_meta or not tensor.is_floating_point():
-            raise InputError(f"{source} is not AlexNet ({key} holds no dense floating-point numbers): {advice}.")
-        if shape != wanted:
-            raise InputError(
-                f"{source} is not AlexNet ({key} is {tensor.dtype} {list(tensor.shape)}, not {wanted}): {advice}."
-            )
-        if not torch.isfinite(tensor.float()).all():
-            raise InputError(f"{source} holds values that are not finite in {key}: train or copy these weights again.")
-    classes = state["classifier.6.weight"].shape[0]
-    if state["classifier.6.bias"].shape != (classes,) or classes < 1:
-        raise InputError(f"{source} is not AlexNet (classifier.6's weight and bias differ in length): {advice}.")
-    with torch.device("meta"):
-        network = AlexNet(num_classes=classes)
-    network.load_state_dict({key: tensor.float() for key, tensor in state.items()}, assign=True)
-    return network
-
-
-def load_weights(weights: str) -> Mapping[str, Tensor]:
-    """The state dict that `encoder.weights` names: `imagenet`, or a path. Never runs code from the file.
-
-    Raises:
-        InputError: no such file, one that can't be read, not a PyTorch file, or the download failed.
-    """
-    # Path.expanduser raises where there is no such user.
-    path = imagenet_weights() if weights == "imagenet" else Path(os.path.expanduser(weights))  # noqa: PTH111
-    try:
-        if not path.is_file():
-            trouble = "a folder" if path.is_dir() else "no such file"
-            raise InputError(f"encoder.weights={weights}: {trouble}; give 'imagenet', 'random' or the path of a state dict.")
-        state = torch.load(path, map_location="cpu", weights_only=True)
-    except InputError:
-        raise
-    except Exception as error:  # torch.load throws anything at garbage, and whatever fails here is the file's fault
-        if isinstance(error, OSError) and error.strerror:
-            reason = error.strerror
-        elif isinstance(error, UnpicklingError):  # its text advises to run the file's code
-            reason = "damaged, or more than tensors"
-        else:  # the parsers' own words tell of their insides
-            reason = "empty" if path.stat().st_size == 0 else "cut off, damaged, or another kind of file"
-        raise InputError(
-            f"{path} can't be read as PyTorch weights ({reason}): "
-            "encoder.weights takes a state dict written by torch.save, holding tensors only."
-        ) from error
-    if not isinstance(state, Mapping):
-        raise InputError(f"{path} holds a {type(state).__name__}, not a state dict: save model.state_dict() instead.")
-    return state
-
-
-def _first_line(error: BaseException) -> str:
-    return (str(error).strip().splitlines() or [type(error).__name__])[0].rstrip(".:")[:120]
-
-
-def imagenet_weights() -> Path:
-    """torchvision's IMAGENET1K_V1 file in torch's own cache, downloaded if it isn't there, its SHA-256 checked always.
-
-    Raises:
-        InputError: no network, no place to download to, or a file that can't be read or has another hash.
-    """
-    url = AlexNet_Weights.IMAGENET1K_V1.url
-    path = Path(torch.hub.get_dir()) / "checkpoints" / Path(url).name
-    prefix = path.stem.rsplit("-", 1)[1]
-    if not os.path.lexists(path):
-        log.info(f"Downloading {url} to {path}")
-        advice = f"put that file at {path} (the folder follows TORCH_HOME), or give encoder.weights=PATH or =random"
-        try:
-            path.parent.mkdir(parents=True, exist_ok=True)
-            with FileLock(path.with_name(f".{path.name}.lock")):
-                if not path.is_file():
-                    download(url, path, "AlexNet's ImageNet weights", "sha256", prefix, advice)
-        except OSError as error:
-            raise InputError(
-                f"AlexNet's ImageNet weights can't be downloaded to {path} ({_first_line(error)}): {advice}."
-            ) from error
-    try:
-        digest = sha256(path.read_bytes()).hexdigest()
-    except OSError as error:
-        raise InputError(
-            f"{path} can't be read ({error.strerror}): make it readable, or give another encoder.weights."
-        ) from error
-    if not digest.startswith(prefix):
-        raise InputError(f"{path} is damaged (SHA-256 {digest[:8]}, not {prefix}): delete it to download it again.")
-    return path

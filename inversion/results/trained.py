@@ -19,7 +19,7 @@ from torch import Tensor, nn
 
 from inversion.core.errors import InputError
 from inversion.core.files import expand
-from inversion.core.images import read_image
+from inversion.core.images import decode
 from inversion.core.pixels import to_input
 from inversion.decoders.base import Decoder
 from inversion.decoders.standardize import Standardize
@@ -155,6 +155,8 @@ def read_images(paths: Sequence[str | Path], size: int) -> Tensor:
         size: `TrainedRun.native_size` for images as sharp as those trained on; 227 for all that the encoder can see.
 
     Raises:
-        InputError: names a file that is no image, or a broken one.
+        InputError: names the files that are no images, or broken ones.
     """
-    return to_input(torch.stack([read_image(expand(path), size) for path in paths]))
+    images = torch.empty(len(paths), 3, size, size, dtype=torch.uint8)
+    decode([expand(path) for path in paths], images.numpy(), f"Reading {len(paths)} images")
+    return to_input(images)

@@ -18,7 +18,7 @@ from inversion.core import pixels
 from inversion.data.datamodule import ImageDataModule
 from inversion.data.split import Split
 from inversion.encoders.alexnet import LAST_LAYER
-from inversion.training.building import build, build_decoder, build_module, build_scorer, build_trainer
+from inversion.training.building import build, build_decoder, build_module, build_trainer
 from inversion.training.evaluation import evaluate
 from inversion.training.module import InversionModule
 
@@ -63,7 +63,7 @@ def time_published(cfg: DictConfig, split: Split, device: torch.device) -> Times
     optimizer = torch.optim.Adam(decoder.parameters(), lr=1e-3, betas=(0.9, 0.99), weight_decay=1e-4)
 
     def loss_of(files: Sequence[str]) -> Tensor:
-        images = torch.stack([prepare(Image.open(split.root / name).convert("RGB")) for name in files]).to(device)
+        images = torch.stack([prepare(Image.open(split.path(name)).convert("RGB")) for name in files]).to(device)
         with torch.no_grad():
             features = encoder(images)
         return mse_loss(pixels.resize(decoder.predict(features), pixels.INPUT_SIZE), images)
@@ -120,7 +120,7 @@ def time_pipeline(cfg: DictConfig, split: Split, folder: Path) -> Times:
             trainer.save_checkpoint(folder / "timed.ckpt", weights_only)
 
     def score() -> None:
-        evaluate(module.reconstructor, encoder.layer, network, datamodule, "val", build_scorer(cfg, device))
+        evaluate(module.reconstructor, encoder.layer, network, datamodule, "val", device)
 
     at, network = watch.at, build("encoder", cfg.encoder, layer=LAST_LAYER)
     return {

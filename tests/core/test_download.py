@@ -11,7 +11,7 @@ import pytest
 from inversion.core.download import _NeverToPlainHttp, download
 from inversion.core.errors import InputError
 from inversion.data import tiny_imagenet
-from inversion.encoders import alexnet
+from inversion.encoders import weights
 
 CONTENT = bytes(range(256)) * 4096  # 1 MiB
 MD5 = hashlib.md5(CONTENT).hexdigest()
@@ -132,9 +132,9 @@ def test_tiny_imagenet_resumes_after_a_cut(archive, server, tmp_path):
 def test_imagenet_weights_resume_after_a_cut(server, tmp_path, monkeypatch, one_line):
     monkeypatch.setattr("torch.hub._hub_dir", str(tmp_path))
     url = f"{server.url.removesuffix('file.bin')}alexnet-{hashlib.sha256(CONTENT).hexdigest()[:8]}.pth"
-    monkeypatch.setattr(alexnet, "AlexNet_Weights", type("W", (), {"IMAGENET1K_V1": type("V", (), {"url": url})}))
+    monkeypatch.setattr(weights, "AlexNet_Weights", type("W", (), {"IMAGENET1K_V1": type("V", (), {"url": url})}))
     server.cuts = [20_000, 0]
     with pytest.raises(InputError, match="cut after") as error:
-        alexnet.imagenet_weights()
+        weights.imagenet_weights()
     assert "encoder.weights=PATH" in one_line(str(error.value))
-    assert alexnet.imagenet_weights().read_bytes() == CONTENT and server.asked[-1] == "bytes=20000-"
+    assert weights.imagenet_weights().read_bytes() == CONTENT and server.asked[-1] == "bytes=20000-"

@@ -1,7 +1,3 @@
-import hashlib
-import pickle
-import struct
-
 import pytest
 import torch
 from torchvision.models import AlexNet
@@ -93,195 +89,29 @@ def test_input_stats_renormalise_to_imagenets(saved):
     assert torch.allclose(renormalised(images), plain(by_hand), atol=1e-5)
 
 
-class Payload:
-    def __reduce__(self):
-        return (print, ("code ran",))
-
-
-def _other_architecture(path):
-    torch.save(torch.nn.Linear(2, 2).state_dict(), path)
-
-
-def _wrong_shape(path):
-    state = AlexNet().state_dict()
-    state["features.0.weight"] = torch.zeros(64, 3, 3, 3)
-    torch.save(state, path)
-
-
-def _not_finite(path):
-    state = AlexNet(num_classes=2).state_dict()
-    state["features.0.bias"][0] = torch.nan
-    torch.save(state, path)
-
-
-def _cut_off(path):
-    torch.save(AlexNet(num_classes=2).state_dict(), path)
-    path.write_bytes(path.read_bytes()[:100_000])
-
-
-def _changed(change):
-    """Writes AlexNet's state dict after `change`, which alters it or gives another thing to save."""
-
-    def write(path):
-        state = dict(AlexNet(num_classes=2).state_dict())
-        torch.save(change(state) or state, path)
-
-    return write
-
-
-@pytest.mark.parametrize(
-    ("write", "expected"),
-    [
-        (_other_architecture, "is not AlexNet"),
-        (_wrong_shape, "features.0.weight"),
-        (_not_finite, "not finite"),
-        (_cut_off, "cut off"),
-        (lambda path: path.write_bytes(b"garbage" * 1000), "can't be read"),
-        (lambda path: path.write_bytes(pickle.dumps({"a": Payload()})), "can't be read"),
-        (lambda path: torch.save([1, 2], path), "not a state dict"),
-        (lambda path: torch.save({1: torch.zeros(1), "a": torch.zeros(1)}, path), "1 does not belong"),
-        (lambda path: torch.save({"a\nb" * 99: torch.zeros(1)}, path), "a.nb.* does not belong"),
-        (
-            _changed(lambda state: state.update({"features.0.bias": torch.full((64,), 1e300, dtype=torch.float64)})),
-            "not finite",
-        ),
-        (_changed(lambda state: {"epoch": 3, "state_dict": state}), "under the key 'state_dict': save that inner"),
-        (_changed(lambda state: {"model": state, "optimizer": {"state": {}}}), "under the key 'model': save that inner"),
-        (_changed(lambda state: {f"module.{key}": value for key, value in state.items()}), "DataParallel's prefix"),
-        (
-            _changed(lambda state: state.update({"features.0.bias": torch.ones(64).to_sparse()})),
-            "features.0.bias holds no dense",
-        ),
-        (
-            _changed(lambda state: state.update({"features.0.bias": torch.ones(64, device="meta")})),
-            "features.0.bias holds no dense",
-        ),
-        (
-            _changed(
-                lambda state: state.update({"features.0.bias": torch.quantize_per_tensor(torch.ones(64), 1, 0, torch.qint8)})
-            ),
-            "features.0.bias holds no dense",
-        ),
-        (lambda path: None, "no such file"),
-        (lambda path: path.mkdir(), "a folder"),
-        (lambda path: path.touch(), "empty"),
-        (_changed(lambda state: {"state_dict": {"fc.weight": torch.ones(1)}}), "does not belong to it|is missing"),
-    ],
-)
-@pytest.mark.filterwarnings("ignore")  # torch's, of sparse and quantised tensors and other pickles than its own
-def test_bad_weights_are_told_in_one_sentence(write, expected, tmp_path, capsys, one_line):
-    path = tmp_path / "weights.pt"
-    write(path)
-    with pytest.raises(InputError, match=expected) as error:
-        Encoder("conv1", str(path))
+def test_only_what_lies_before_the_tap_is_needed(network, tmp_path, one_line):
+    path, state = tmp_path / "weights.pt", {key: value.half() for key, value in network.state_dict().items()}
+    convolutions = {key: value for key, value in state.items() if key.startswith("features.")}
+    torch.save({"model": convolutions, "epoch": 3}, path)
+    encoder = Encoder("conv5", str(path))
+    assert encoder.deepest == "conv5"
+    assert encoder.feature_shape == TAPS["conv5"].shape
+    with pytest.raises(InputError, match="not as much of it as this layer needs .classifier.1.weight is missing") as error:
+        Encoder("fc6", str(path))
     assert str(path) in one_line(str(error.value))
-    assert "code ran" not in capsys.readouterr().out
+    torch.save(convolutions | {"classifier.6.weight": torch.zeros(3, 4096), "classifier.6.bias": torch.zeros(3)}, path)
+    assert Encoder("conv5", str(path)).deepest == "conv5"
 
 
-class Touch:
-    """Creates a file when unpickled by an unpickler that runs code."""
-
-    def __init__(self, path):
-        self.path = path
-
-    def __reduce__(self):
-        return (open, (str(self.path), "w"))
-
-
-@pytest.mark.filterwarnings("ignore:Detected pickle protocol")
-@pytest.mark.parametrize(
-    ("write", "run"),
-    [
-        (torch.save, lambda path: torch.load(path, weights_only=False)),
-        (lambda content, path: path.write_bytes(pickle.dumps(content)), lambda path: pickle.loads(path.read_bytes())),
-    ],
-)
-def test_code_in_a_file_of_weights_never_runs(write, run, tmp_path, one_line):
-    path, marker = tmp_path / "weights.pt", tmp_path / "marker"
-    write({"features.0.weight": Touch(marker)}, path)
-    with pytest.raises(InputError, match="more than tensors") as error:
-        alexnet.load_weights(str(path))
-    one_line(str(error.value))
-    assert not marker.exists()
-    run(path)["features.0.weight"].close()
-    assert marker.exists()  # it would have, had it run
-
-
-@pytest.mark.parametrize(
-    "raised", [IndexError("pop"), struct.error("4 bytes"), AttributeError("x"), AssertionError(), TypeError("a\nb" * 99)]
-)
-def test_whatever_torch_throws_at_a_file_is_the_files_fault(raised, tmp_path, monkeypatch, one_line):
-    def fail(*arguments, **options):
-        raise raised
-
-    monkeypatch.setattr(torch, "load", fail)
-    path = tmp_path / "weights.pt"
-    path.write_bytes(b"garbage")
-    with pytest.raises(InputError, match="can't be read as PyTorch weights") as error:
-        alexnet.load_weights(str(path))
-    assert len(one_line(str(error.value))) < len(str(path)) + 280
-
-
-def test_weights_that_may_not_be_read_say_so(hub, tmp_path, monkeypatch, one_line):
-    def fail(*arguments, **options):
-        raise PermissionError(13, "Permission denied")
-
-    hub.parent.mkdir()
-    hub.write_bytes(b"there")
-    monkeypatch.setattr(torch, "load", fail)
-    monkeypatch.setattr(alexnet.Path, "read_bytes", fail)
-    for weights in (str(hub), "imagenet"):
-        with pytest.raises(InputError, match="can't be read .*Permission denied") as error:
-            alexnet.load_weights(weights)
-        assert str(hub) in one_line(str(error.value))
-
-
-def test_a_cache_below_a_file_is_told(hub, one_line):
-    hub.parent.write_text("in the way")
-    with pytest.raises(InputError, match="can't be downloaded") as error:
-        alexnet.imagenet_weights()
-    assert str(hub) in one_line(str(error.value))
-
-
-def test_a_user_who_is_not_there_is_told(one_line):
-    with pytest.raises(InputError, match="~nosuchuser/x.pt: no such file") as error:
-        alexnet.load_weights("~nosuchuser/x.pt")
-    one_line(str(error.value))
+def test_the_digest_is_of_the_weights_not_of_their_file(saved, tmp_path):
+    state = {key: value for key, value in torch.load(saved, weights_only=True).items() if key.startswith("features.")}
+    last = {key: value.to(memory_format=torch.channels_last) if value.dim() == 4 else value for key, value in state.items()}
+    torch.save({"state_dict": {f"module.{key}": value.float() for key, value in last.items()}}, tmp_path / "other.pt")
+    plain, wrapped = Encoder("conv5", str(saved)), Encoder("conv5", str(tmp_path / "other.pt"))
+    assert plain.digest == wrapped.digest != Encoder("conv5", str(tmp_path / "other.pt"), "imagenet").digest
+    assert (plain.deepest, wrapped.deepest) == ("fc8", "conv5")
 
 
 def test_unknown_layer_names_the_layers():
     with pytest.raises(InputError, match="conv1, conv2, .*fc8"):
         Encoder("conv6", "random")
-
-
-@pytest.fixture
-def hub(tmp_path, monkeypatch):
-    monkeypatch.setattr(torch.hub, "_hub_dir", str(tmp_path))
-    return tmp_path / "checkpoints" / "alexnet-owt-7be5be79.pth"
-
-
-def test_damaged_imagenet_weights_are_found_by_their_hash(hub, one_line):
-    hub.parent.mkdir()
-    hub.write_bytes(b"garbage")
-    with pytest.raises(InputError, match="damaged") as error:
-        alexnet.imagenet_weights()
-    assert str(hub) in one_line(str(error.value))
-
-
-def test_imagenet_weights_are_taken_from_the_cache(hub, monkeypatch):
-    content = b"stands for the weights"
-    hub.parent.mkdir()
-    hub = hub.with_name(f"alexnet-owt-{hashlib.sha256(content).hexdigest()[:8]}.pth")
-    hub.write_bytes(content)
-    url = f"http://127.0.0.1:9/{hub.name}"
-    monkeypatch.setattr(alexnet, "AlexNet_Weights", type("W", (), {"IMAGENET1K_V1": type("V", (), {"url": url})}))
-    assert alexnet.imagenet_weights() == hub
-
-
-def test_no_network_names_url_path_and_ways_out(hub, monkeypatch, one_line):
-    url = f"http://127.0.0.1:9/{hub.name}"  # nothing listens on port 9
-    monkeypatch.setattr(alexnet, "AlexNet_Weights", type("W", (), {"IMAGENET1K_V1": type("V", (), {"url": url})}))
-    with pytest.raises(InputError, match="can't be downloaded") as error:
-        alexnet.imagenet_weights()
-    sentence = one_line(str(error.value))
-    assert url in sentence and str(hub) in sentence and "encoder.weights=PATH" in sentence

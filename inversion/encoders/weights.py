@@ -1,0 +1,182 @@
+"""Weights of a network as the world writes them: read without running anything, unwrapped, and checked against the network."""
+
+import functools
+import hashlib
+import logging
+import os
+import zipfile
+from collections.abc import Collection, Iterator, Mapping
+from contextlib import suppress
+from pathlib import Path
+from pickle import UnpicklingError
+from typing import Any
+
+import torch
+from filelock import FileLock
+from safetensors.torch import load_file
+from torch import Tensor
+from torchvision.models import AlexNet_Weights
+
+from inversion.core.download import download
+from inversion.core.errors import InputError
+from inversion.core.file_kinds import kind_of
+from inversion.core.files import expand
+
+log = logging.getLogger(__name__)
+say_once = functools.cache(log.info)
+
+WRAPPERS = ("module", "_orig_mod")
+"""What DataParallel and torch.compile put into a key, wherever it stands."""
+ADVICE = "encoder.weights takes torchvision's AlexNet, as torch.save(model.state_dict(), PATH) or safetensors write it"
+CODE = "holds a whole model (pickled code), not only tensors: load it where you trust it and save model.state_dict()"
+
+
+class _StandIn:
+    """Replaces every class and function that a file names and torch doesn't know, so that none of them runs."""
+
+    def __new__(cls, *arguments: object) -> "_StandIn":
+        return super().__new__(cls)
+
+    def __setstate__(self, state: object) -> None:
+        pass
+
+
+def find_weights(weights: str, names: Collection[str]) -> dict[str, Tensor]:
+    """A network's tensors, under whichever keys and prefixes the file holds them. Logs what it unwrapped and left.
+
+    Args:
+        weights: `imagenet`, or the path of a file that torch.save or safetensors wrote.
+        names: how the network's state dict calls its tensors.
+
+    Returns:
+        name -> tensor, as the file has it; not always all of `names`.
+
+    Raises:
+        InputError: no such file, one that can't be read or that holds none of these tensors, or the download failed.
+    """
+    path = imagenet_weights() if weights == "imagenet" else expand(weights)
+    if not path.is_file():
+        trouble = "a folder" if path.is_dir() else "no such file"
+        raise InputError(f"encoder.weights={weights}: {trouble}; give 'imagenet', 'random' or the path of weights.")
+    content = _read(path)
+    found: dict[str, dict[str, tuple[str, Tensor]]] = {}
+    others = []
+    for key, value in _flat(content):
+        if isinstance(value, Tensor):
+            plain = ".".join(part for part in key.split(".") if part not in WRAPPERS)
+            name = next((name for name in names if f".{plain}".endswith(f".{name}")), None)
+            if name is None:
+                others.append(key)
+            else:
+                found.setdefault(plain.removesuffix(name), {})[name] = (key, value)
+    if not found:
+        if any(isinstance(value, _StandIn) for value in (content, *dict(_flat(content)).values())):
+            raise InputError(f"{path} {CODE}.")
+        what = f"its first tensor is {others[0]!r:.120}" if others else f"a {type(content).__name__} without tensors"
+        raise InputError(f"{path} is not AlexNet ({what}): {ADVICE}.")
+    best = max(found.values(), key=len)  # the first of those that are as complete
+    name, (key, _) = next(iter(best.items()))
+    if key != name:
+        say_once(f"{path}: {key!r:.120} is taken for {name}, and the others likewise.")
+    others = [key for group in found.values() if group is not best for key, _ in group.values()] + others
+    if others:
+        say_once(f"{path}: {len(others)} other tensors are not used, such as {others[0]!r:.120}.")
+    return {name: tensor for name, (_, tensor) in best.items()}
+
+
+def fitting(
+    state: Mapping[str, Tensor], expected: Mapping[str, Tensor], needed: Collection[str], source: str
+) -> dict[str, Tensor]:
+    """Those of the tensors that have the expected shape, in float32.
+
+    Args:
+        state: as `find_weights` gives them.
+        expected: the network's state dict; its tensors may be on the meta device.
+        needed: names that must be there.
+        source: what to call the weights in an error.
+
+    Raises:
+        InputError: one that is needed is missing or has another shape, or a weight is not finite.
+    """
+    result = {}
+    for key, like in expected.items():
+        tensor, trouble = state.get(key), ""
+        if tensor is None:
+            trouble = "is missing"
+        elif tensor.layout != torch.strided or tensor.is_meta or not tensor.is_floating_point():
+            trouble = "holds no dense floating-point numbers"
+        elif tensor.shape != like.shape:
+            trouble = f"is {list(tensor.shape)}, not {list(like.shape)}"
+        else:
+            result[key] = tensor.detach().float().contiguous()
+            if not result[key].isfinite().all():
+                raise InputError(f"{source} holds values that are not finite in {key}: train or copy these weights again.")
+        if trouble and key in needed:
+            raise InputError(f"{source} is not AlexNet, or not as much of it as this layer needs ({key} {trouble}): {ADVICE}.")
+    return result
+
+
+def _read(path: Path) -> Any:
+    try:
+        with path.open("rb") as file:
+            if file.read(9)[8:] == b"{":  # after eight bytes that hold the header's length
+                return load_file(path)
+            unknown = torch.serialization.get_unsafe_globals_in_checkpoint(path) if zipfile.is_zipfile(path) else []
+            file.seek(0)
+            with torch.serialization.safe_globals([(_StandIn, name) for name in unknown]):
+                return torch.load(file, map_location="cpu", weights_only=True)  # the file: of a path, torch heeds the suffix
+    except Exception as error:  # the parsers throw anything at garbage, and whatever fails here is the file's fault
+        raise InputError(f"{path} can't be read as weights ({_reason(path, error)}): {ADVICE}.") from error
+
+
+def _reason(path: Path, error: Exception) -> str:
+    """What the file is, for the parsers' own words tell of their insides, or advise to run its code."""
+    if isinstance(error, OSError) and error.strerror:
+        return error.strerror
+    kind = kind_of(path)
+    with suppress(Exception), zipfile.ZipFile(path) as archive:  # damaged zips throw anything, too
+        names = {name.rpartition("/")[2] for name in archive.namelist()}
+        if "constants.pkl" in names:
+            return "a TorchScript model: save its state_dict()"
+        if "data.pkl" not in names:
+            return "a zip archive of something else"
+    if isinstance(error, UnpicklingError) and kind in ("a zip archive", "pickled Python objects"):
+        return CODE
+    return "cut off or damaged" if kind in (None, "a zip archive", "pickled Python objects") else kind
+
+
+def _flat(content: object) -> Iterator[tuple[str, Any]]:
+    """Whatever nested mappings hold, under their keys joined by dots, the outer ones first. Each mapping counts once."""
+    pending, seen = [("", content)], set()
+    while pending:
+        prefix, mapping = pending.pop(0)
+        if isinstance(mapping, Mapping) and id(mapping) not in seen:
+            seen.add(id(mapping))
+            for key, value in mapping.items():
+                if isinstance(value, Mapping):
+                    pending.append((f"{prefix}{key}.", value))
+                else:
+                    yield f"{prefix}{key}", value
+
+
+def imagenet_weights() -> Path:
+    """torchvision's IMAGENET1K_V1 file in torch's own cache, downloaded if it isn't there, its SHA-256 checked always.
+
+    Raises:
+        InputError: no network, or a file with another hash.
+    """
+    url = AlexNet_Weights.IMAGENET1K_V1.url
+    path = Path(torch.hub.get_dir()) / "checkpoints" / Path(url).name
+    prefix = path.stem.rsplit("-", 1)[1]
+    if not os.path.lexists(path):
+        log.info(f"Downloading {url} to {path}")
+        path.parent.mkdir(parents=True, exist_ok=True)
+        advice = f"put that file at {path} (the folder follows TORCH_HOME), or give encoder.weights=PATH or =random"
+        with FileLock(path.with_name(f".{path.name}.lock")):
+            if not path.is_file():
+                download(url, path, "AlexNet's ImageNet weights", "sha256", prefix, advice)
+    with path.open("rb") as file:
+        digest = hashlib.file_digest(file, "sha256").hexdigest()
+    if not digest.startswith(prefix):
+        raise InputError(f"{path} is damaged (SHA-256 {digest[:8]}, not {prefix}): delete it to download it again.")
+    return path

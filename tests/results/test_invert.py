@@ -1,0 +1,26 @@
+"""Which pictures are inverted, and what the reconstructions' files are called."""
+
+from pathlib import Path
+
+from conftest import experiment
+from test_image_folder import fill
+
+
+def test_a_folders_pictures_are_found_as_ones_own_images_are(tmp_path):
+    fill(tmp_path / "sub", 1)
+    fill(tmp_path, 1)
+    (tmp_path / "0.png").rename(tmp_path / "a.png")
+    (tmp_path / "._a.png").write_bytes(b"\0\x05\x16\x07")
+    (tmp_path / "b.jpg").mkdir()
+    wanted = [tmp_path / "a.png", tmp_path / "sub" / "0.png"]
+    assert experiment("invert").pictures([str(tmp_path)]) == wanted
+    assert experiment("invert").pictures([str(tmp_path / "a.png"), str(tmp_path)]) == wanted  # each once
+
+
+def test_names_never_clash_and_fit_every_file_system():
+    long = "\U0001f600" * 60
+    paths = [Path(f"{name}.jpg") for name in ("a", "b/a", "A", "a-2", long, f"{long}x")]
+    names = experiment("invert").names_of(paths)
+    assert names[:4] == ["a", "a-2", "A-3", "a-2-2"]
+    assert len({name.lower() for name in names}) == len(paths)
+    assert all(len(name.encode()) < 200 for name in names)
