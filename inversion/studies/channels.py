@@ -49,14 +49,6 @@ def importance(subject: Subject, run: TrainedRun, features: Tensor, mean: Tensor
     return torch.stack([subject.errors(run, replaced(features, c[None], mean)).mean() - unchanged for c in progress])
 
 
-def keeping(
-    subject: Subject, run: TrainedRun, features: Tensor, mean: Tensor, order: Tensor, shares: Sequence[float]
-) -> list[float]:
-    """The mean squared error when only the first channels of an order are kept, for each share of them."""
-    counts = [max(1, round(share * len(order))) for share in shares]
-    return [float(subject.errors(run, replaced(mean, order[:count], features)).mean()) for count in counts]
-
-
 def reach(encoder: Encoder, image: Tensor, channel: int, place: int) -> tuple[slice, slice]:
     """The rows and columns of an image (1, 3, 227, 227), on the encoder's device, that move one unit, the one at a position of
     a channel (counted through its map): where its gradient isn't zero. The whole image for a unit that a ReLU has cut off.
@@ -71,14 +63,8 @@ def reach(encoder: Encoder, image: Tensor, channel: int, place: int) -> tuple[sl
 
 
 def exciting_patches(run: TrainedRun, images: Tensor, features: Tensor, channel: int, number: int) -> Tensor:
-    """The patches of images that excite a channel most, one of each image, strongest first, enlarged.
-
-    Args:
-        images: native, uint8 (N, 3, n, n).
-        features: of these images, (N, C, ...).
-
-    Returns:
-        (at most number, 3, 227, 227) in [-1, 1].
+    """The patches of native images, uint8 (N, 3, n, n), with these features, (N, C, ...), that excite a channel most: of each
+    image the strongest, strongest first, enlarged: at most (number, 3, 227, 227) in [-1, 1].
     """
     values, places = features[:, channel].reshape(len(features), -1).max(dim=1)
     patches = []
@@ -118,26 +104,26 @@ def strongest_figure(run: TrainedRun, title: str, image: Tensor, mean: Tensor, s
     return samples(columns, rows=[f"channel {int(c)}" for c in strongest], title=title)
 
 
-def importance_figure(
-    subject: Subject, ranked: Mapping[str, Tensor], errors: Mapping[str, Mapping[str, list[float]]], shares: Sequence[float]
-) -> Figure:
-    """Importance by rank, and the error when few channels are kept: title -> (channels,), title -> order -> share by share."""
+def importance_figure(subject: Subject, rows: Sequence[Mapping[str, Any]], shares: Sequence[float]) -> Figure:
+    """Importance by rank, and the error when few channels are kept."""
     figure, (left, right) = new_figure(12, 4.5, columns=2)
-    for title, rises in ranked.items():
-        colour = layer_colour(subject.runs[title].layer)
+    for title, run in subject.runs.items():
+        own, colour = [row for row in rows if row["run"] == title], layer_colour(run.layer)
+        rises = sorted((row["rise"] for row in own if "rise" in row), reverse=True)
         left.plot(range(1, len(rises) + 1), rises, color=colour, label=title)
         for order, style in ORDERS.items():
-            right.plot(shares, errors[title][order], style, color=colour, marker=".")
-    left.set(title="Importance of single channels", xlabel="rank of the channel", xscale="log")
-    left.set_ylabel("rise of the MSE when ablated")
+            errors = [row["mse"] for row in own if row.get("order") == order]
+            right.plot(shares, errors, style, color=colour, marker=".")
+    left.set(title="Importance of single channels", xlabel="rank of the channel", ylabel="rise of the MSE when ablated")
+    right.set(title="Few channels kept, the others at their mean", xlabel="share of the channels kept", ylabel="MSE")
+    left.set_xscale("log")
     left.axhline(0, color="0.7", linewidth=1)
-    left.legend(frameon=False)
-    right.set(title="Few channels kept, the others at their mean", xscale="log", ylabel="MSE")
-    right.set_xlabel("share of the channels kept")
+    right.set_xscale("log")
     right.set_xticks(shares, [f"{share:.0%}" for share in shares])
     right.set_xticks([], minor=True)
     for order, style in ORDERS.items():
         right.plot([], [], style, color="0.3", label=order)
+    left.legend(frameon=False)
     right.legend(frameon=False)
     return figure
 
@@ -151,49 +137,35 @@ def channels(
     check_range(0.001, 1, kept=kept)
     rows: list[dict[str, Any]] = []
     strongest, exciting, findings = [], [], []
-    ranked: dict[str, Tensor] = {}
-    errors: dict[str, dict[str, list[float]]] = {}
     for title, run in subject.runs.items():
         features, of_tested = subject.features(run), tested.features(run)
         mean = features.mean(0)
         spread = variances(features, mean)
         by_variance = spread.argsort(descending=True)
         ablated = by_variance[:candidates]
-        found = importance(subject, run, features, mean, ablated)
-        order = torch.full_like(spread, -torch.inf).index_copy(0, ablated, found).argsort(descending=True)
+        rises = importance(subject, run, features, mean, ablated)
+        order = torch.full_like(spread, -torch.inf).index_copy(0, ablated, rises).argsort(descending=True)
         random = torch.randperm(len(order), generator=torch.Generator().manual_seed(0))
-        errors[title] = {
-            name: keeping(tested, run, of_tested, mean, some, kept)
-            for name, some in zip(ORDERS, (order, by_variance, random), strict=True)
-        }
-        ranked[title] = found.sort(descending=True).values
-        rows += [
-            {"run": title, "channel": int(c), "rise": float(rise), "variance": float(spread[c])}
-            for c, rise in zip(ablated, found, strict=True)
-        ]
-        rows += [
-            {"run": title, "order": name, "kept": share, "mse": error}
-            for name, own in errors[title].items()
-            for share, error in zip(kept, own, strict=True)
-        ]
-        best = order[:shown]
-        by_channel = [exciting_patches(run, subject.images, features, int(c), patches) for c in best]
-        columns = {f"patch {i + 1}": torch.stack(column) for i, column in enumerate(zip(*by_channel, strict=True))}
-        heading = f"{title}: what excites the most important channels"
-        exciting.append(samples(columns, rows=[f"channel {int(c)}" for c in best], title=heading))
+        for c, rise in zip(ablated, rises, strict=True):
+            rows.append({"run": title, "channel": int(c), "rise": float(rise), "variance": float(spread[c])})
+        for name, some in zip(ORDERS, (order, by_variance, random), strict=True):
+            for share in kept:
+                changed = replaced(mean, some[: max(1, round(share * len(some)))], of_tested)
+                mse = float(tested.errors(run, changed).mean())
+                rows.append({"run": title, "order": name, "kept": share, "mse": mse})
         strongest.append(strongest_figure(run, title, subject.samples(1), mean, shown))
-        total = ranked[title].clamp_min(0)
-        half = int((total.cumsum(0) < total.sum() / 2).sum()) + 1
-        harmful = ablated[found < 0]
-        before, after = (float(tested.errors(run, replaced(of_tested, some, mean)).mean()) for some in (harmful[:0], harmful))
+        labels = [f"channel {int(c)}" for c in order[:shown]]
+        of_channels = torch.stack([exciting_patches(run, subject.images, features, int(c), patches) for c in order[:shown]], 1)
+        columns = {f"patch {i + 1}": some for i, some in enumerate(of_channels)}
+        exciting.append(samples(columns, labels, f"{title}: what excites the most important channels"))
+        gains = rises.clamp_min(0).sort(descending=True).values.cumsum(0)
+        half = int((gains < gains[-1] / 2).sum()) + 1
+        harmful = ablated[rises < 0]
+        before, after = (float(tested.errors(run, some).mean()) for some in (of_tested, replaced(of_tested, harmful, mean)))
         rows.append({"run": title, "order": "without the harmful", "kept": 1 - len(harmful) / len(order), "mse": after})
         findings.append(
             f"{title}: {half} of {len(order)} channels make half of all importance; without the {len(harmful)} whose ablation "
             f"lowered the error on {part}, the test error is {after / before:.3f} times what it was."
         )
-    figures = {
-        "strongest": stacked(strongest),
-        "patches": stacked(exciting),
-        "importance": importance_figure(subject, ranked, errors, kept),
-    }
-    return Result(figures, rows, findings)
+    figures = {"strongest": stacked(strongest), "patches": stacked(exciting)}
+    return Result(figures | {"importance": importance_figure(subject, rows, kept)}, rows, findings)

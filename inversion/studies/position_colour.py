@@ -105,10 +105,9 @@ def measures(reconstruct: Reconstruct, images: Tensor, shifts: Sequence[int], tu
     before = reconstruct(images)
     rows = []
     for shift in shifts:
-        found = [
-            estimated_shift(before, reconstruct(shifted(images, *by)), dim) for by, dim in (((shift, 0), -1), ((0, shift), -2))
-        ]
-        rows.append(row("shift", shift, torch.cat(found).float() - shift))
+        right = estimated_shift(before, reconstruct(shifted(images, shift, 0)), dim=-1)
+        down = estimated_shift(before, reconstruct(shifted(images, 0, shift)), dim=-2)
+        rows.append(row("shift", shift, torch.cat([right, down]).float() - shift))
     for turn in turns:
         found = estimated_rotation(before, reconstruct(rotated(images, turn)))
         rows.append(row("turn", turn, circular_difference(found, turn)))
@@ -130,13 +129,9 @@ def measures_figure(subject: Subject, rows: list[dict[str, Any]]) -> Figure:
             places = [r["done"] + (i - (len(titles) - 1) / 2) * apart for r in some]  # side by side, to be told apart
             plot.errorbar(places, [r["estimate"] for r in some], [r["spread"] for r in some], **style)
         greys.bar(i, own[-1]["estimate"], yerr=own[-1]["spread"], color=colour, capsize=3)
-    shifts.set(title="Shifted images: mean and deviation", xlabel="shift of the image (pixels of 227)")
-    shifts.set_ylabel("shift of the reconstruction (pixels)")
-    turns.set(title="Rotated hues: mean and deviation", xlabel="rotation of the image's hues (degrees)")
-    turns.set_ylabel("rotation of the reconstruction's (degrees)")
-    greys.set(
-        title="Grey images: mean and deviation", ylabel="colour of the reconstruction,\nrelative to that of the coloured"
-    )
+    shifts.set(title="Shifts in pixels of 227: mean and deviation", xlabel="of the image", ylabel="of the reconstruction")
+    turns.set(title="Rotations of hues in degrees", xlabel="of the image", ylabel="of the reconstruction")
+    greys.set(title="Colour left in grey images' reconstructions", ylabel="relative to the coloured images'")
     greys.set_xticks(range(len(titles)), titles)
     shifts.legend(frameon=False)
     return figure
@@ -152,8 +147,7 @@ def position_colour(
     unchanged, originals = (pixels.denormalize(some) for some in (pixels.to_input(subject.images), subject.samples(shown)))
     methods: dict[str, Reconstruct] = {"Original": lambda images: images}
     methods |= {title: reconstruct(run) for title, run in subject.runs.items()}
-    rows: list[dict[str, Any]] = []
-    findings = []
+    rows, findings = [], []
     for title, method in methods.items():
         own = measures(method, unchanged, shifts, turns)
         rows += [{"run": title, **row} for row in own]

@@ -3,7 +3,7 @@
 import io
 import logging
 import sys
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 from html import escape
@@ -39,6 +39,7 @@ img {{ max-width: 100%; display: block; margin: 1em 0; }}
 {}
 </html>
 """
+"""Of a page; its content is filled in."""
 
 
 @dataclass(frozen=True)
@@ -75,23 +76,16 @@ def _image(figure: Figure | Image.Image) -> Image.Image:
     return Image.open(file)
 
 
-def question_and_method(study: Callable[..., Result]) -> tuple[str, str]:
-    """The first line and the following paragraphs of the docstring of the module that defines a study."""
-    function = study.func if isinstance(study, partial) else study
-    question, _, method = (sys.modules[function.__module__].__doc__ or function.__module__).partition("\n")
+def question_and_method(study: partial[Result]) -> tuple[str, str]:
+    """The first line, and what follows it, of the docstring of the module that defines a study."""
+    question, _, method = (sys.modules[study.func.__module__].__doc__ or "").partition("\n")
     return question, method.strip()
 
 
-def section(name: str, study: Callable[..., Result], result: Result | Exception) -> str:
-    """A study's part of the page, HTML: question, findings, figures and table, or why there are none.
-
-    Args:
-        name: of the study and of the folder beside the page in which its result is saved.
-        study: the function.
-        result: what it returned or raised.
-    """
+def section(name: str, study: partial[Result], result: Result | Exception) -> str:
+    """A study's part of the page, HTML, beside which its result is saved in a folder of its name, unless it failed."""
     question, method = question_and_method(study)
-    lines = [f'<h2 id="{name}">{escape(question)}</h2>', *(f"<p>{escape(text)}</p>" for text in method.split("\n\n"))]
+    lines = [f'<h2 id="{name}">{escape(question)}</h2>', f"<p>{escape(method)}</p>"]
     if isinstance(result, Exception):
         lines.append(f'<p class="error">{name} failed: {escape(str(result))}</p>')
     else:

@@ -100,24 +100,17 @@ class Subject:
         images = self.images if native is None else native
         return torch.cat([run.encode(pixels.to_input(batch)) for batch in images.split(BATCH)])
 
-    @torch.no_grad()
     def errors(self, run: trained.TrainedRun, features: Tensor) -> Tensor:
         """Mean squared error of each image's reconstruction from these features, (N, *feature_shape): (N,), on the [0, 1]
         scale at 227 x 227.
         """
-        found = []
-        for some, images in zip(features.split(BATCH), self.images.split(BATCH), strict=True):
-            prediction = run.decoder.predict(run.standardize(some.to(self.device)))
-            found.append(mean_squared_errors(prediction, pixels.normalize(images.to(self.device))).to(features.device))
-        return torch.cat(found)
+        pairs = zip(features.split(BATCH), self.images.split(BATCH), strict=True)
+        return torch.cat([mean_squared_errors(run.predict(some), pixels.normalize(images)) for some, images in pairs])
 
     def native_reconstructions(self, run: Callable[[Tensor], Tensor]) -> Tensor:
-        """Reconstructions by a run, or another function of images (B, 3, 227, 227) in [-1, 1]: native (N, 3, n, n) in [0, 1]."""
-        found = []
-        for batch in self.images.split(BATCH):
-            shown = pixels.denormalize(run(pixels.to_input(batch)))
-            found.append(pixels.to_native(shown, batch.shape[-1]).clamp(0, 1))
-        return torch.cat(found)
+        """Reconstructions by a run or another function of images (B, 3, 227, 227) in [-1, 1]: (N, 3, n, n) in [0, 1]."""
+        found = (pixels.denormalize(run(pixels.to_input(batch))) for batch in self.images.split(BATCH))
+        return torch.cat([pixels.to_native(batch, self.images.shape[-1]).clamp(0, 1) for batch in found])
 
 
 def _device(name: str) -> torch.device:
