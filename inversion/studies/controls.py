@@ -83,7 +83,8 @@ def trained_methods(run: TrainedRun, folder: Path, epochs: int | None, autoencod
     methods = {"Decoder": run if is_same else decoder("decoder", run.encoder.weights)}
     methods["Untrained encoder"] = decoder("untrained", "random")
     if autoencoder:
-        module: Any = fit_decoder(config_of(run, epochs, "random"), folder / "autoencoder", Autoencoder).module
+        fitted: Any = fit_decoder(config_of(run, epochs, "random"), folder / "autoencoder", Autoencoder)
+        module = fitted.module
         methods["Autoencoder"] = TrainedRun(module.encoder, module.decoder, module.standardize, run.metadata).to(device)
     return methods
 
