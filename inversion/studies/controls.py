@@ -90,14 +90,8 @@ def trained_methods(run: TrainedRun, folder: Path, epochs: int | None, autoencod
 
 
 def nearest(features: Tensor, candidates: Iterable[Tensor]) -> Tensor:
-    """The candidate whose features are nearest, by Euclidean distance.
-
-    Args:
-        features: (N, ...).
-        candidates: features in batches (B, ...), on the same device.
-
-    Returns:
-        (N,): places among all candidates.
+    """The candidate nearest to each of the features (N, ...) by Euclidean distance: its place among all of them, (N,).
+    Candidates are batches of features (B, ...) on the same device.
     """
     wanted = features.flatten(1)
     least, places, start = torch.full_like(wanted[:, 0], torch.inf), torch.zeros_like(wanted[:, 0], dtype=torch.long), 0

@@ -50,11 +50,8 @@ def r2_by_frequency(truth: Tensor, reconstructions: Tensor, mean: Tensor) -> Ten
 
 
 def unexplained_by_colour(truth: Tensor, reconstructions: Tensor, mean: Tensor) -> dict[str, float]:
-    """The error's share of the variance around the mean image, of luminance and of chrominance (each colour minus luminance).
-
-    Args:
-        truth, reconstructions: (N, 3, n, n), any scale.
-        mean: (3, n, n).
+    """The error's share of the variance around the mean image, (3, n, n), of luminance and of chrominance (each colour minus
+    luminance): of (N, 3, n, n) each, on any scale.
     """
 
     def energy(images: Tensor) -> tuple[float, float]:

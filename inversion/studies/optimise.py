@@ -53,15 +53,8 @@ class Search(NamedTuple):
 
 
 def invert(encoder: Encoder, wanted: Tensor, noise: Tensor, search: Search, description: str = "") -> Tensor:
-    """Images whose features come close to those wanted.
-
-    Args:
-        encoder: frozen, on the device of `wanted` and `noise`.
-        wanted: (N, *feature_shape).
-        noise: the start, (N, 3, n, n) around [-1, 1], at the native size.
-
-    Returns:
-        (N, 3, 227, 227), in [-1, 1].
+    """Images (N, 3, 227, 227) in [-1, 1] whose features come close to those wanted, (N, *feature_shape), starting from native
+    noise (N, 3, n, n). The encoder is frozen; all are on its device.
     """
     images = noise.clone().requires_grad_()
     optimizer = torch.optim.Adam([images], lr=search.lr)

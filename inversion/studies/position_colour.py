@@ -41,14 +41,8 @@ def shifted(images: Tensor, right: int, down: int) -> Tensor:
 
 
 def estimated_shift(before: Tensor, after: Tensor, dim: int, most: int = MOST) -> Tensor:
-    """How far `after` is shifted relative to `before` along a dimension (-1: to the right, -2: down): the shift of at most
-    `most` pixels with the least mean squared difference over the middle, which is always covered.
-
-    Args:
-        before, after: (N, 3, S, S), any range.
-
-    Returns:
-        (N,), whole pixels.
+    """How far `after` is shifted relative to `before`, (N, 3, S, S) each, along a dimension (-1: to the right, -2: down): the
+    shift of at most `most` pixels with the least mean squared difference over the middle, which is always covered: (N,).
     """
     size = before.shape[-1]
     shifts = sorted(range(-most, most + 1), key=abs)  # of equals the smallest

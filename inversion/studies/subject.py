@@ -132,14 +132,7 @@ def check_range(least: float, most: float = math.inf, **options: float | Sequenc
 
 
 def image_scores(truth: Tensor, reconstructions: Tensor) -> dict[str, Tensor]:
-    """Each image's `mse`, `psnr` (dB) and `ssim`.
-
-    Args:
-        truth, reconstructions: (N, 3, n, n) in [0, 1], at the native size.
-
-    Returns:
-        Name -> (N,).
-    """
+    """Each image's `mse`, `psnr` (dB) and `ssim`, (N,) each, at the native size: of (N, 3, n, n) in [0, 1]."""
     mse = (truth - reconstructions).square().mean(dim=(1, 2, 3))
     ssim = [
         structural_similarity_index_measure(a, b, data_range=1.0, reduction="none").reshape(len(a))  # type: ignore[union-attr]

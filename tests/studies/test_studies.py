@@ -338,8 +338,10 @@ def test_controls_train_what_they_compare_and_resume(sweep, tmp_path):
     started = Encoder("conv5", "random").network.state_dict()
     assert any(not torch.equal(of_autoencoder[f"encoder.network.{key}"], value) for key, value in started.items())
     before = {path: path.stat().st_mtime_ns for path in last.values()}
-    again = controls.controls(subject, tmp_path, epochs=None, autoencoder=True, shown=2)
-    assert again.rows == result.rows and {path: path.stat().st_mtime_ns for path in last.values()} == before
+    again = controls.trained_methods(subject.runs["Conv5"], tmp_path / "conv5", epochs=None, autoencoder=True)
+    assert {path: path.stat().st_mtime_ns for path in last.values()} == before
+    scores = image_scores(subject.truth(), subject.native_reconstructions(again["Autoencoder"]))
+    assert float(scores["mse"].mean()) == pytest.approx(rows["Autoencoder"]["mse"])
 
 
 # the program
@@ -405,15 +407,20 @@ def test_a_study_that_fails_costs_no_other(sweep, tmp_path, one_line):
     ("arguments", "expected"),
     [
         (["runs=/nowhere"], "holds no finished run"),
-        (["images=0"], "images=0"),
-        (["part=train"], "part=train"),
-        (["device=cuda"], "device=cuda can't be used here"),
         (["device=gpu"], "device=gpu can't be used here"),
     ],
 )
 def test_what_cant_be_studied_is_said(sweep, tmp_path, one_line, arguments, expected):
     done = run_experiment("study", "study=frequency", f"runs={sweep / 'conv5'}", *arguments, f"hydra.run.dir={tmp_path}")
     assert done.code == 1 and expected in one_line(done.said)
+
+
+def test_images_that_arent_there_are_refused(subject):
+    with pytest.raises(InputError, match="part=train must be val or test"):
+        subject.on("train")
+    with pytest.raises(InputError, match="images=0 must be at least 1"):
+        subject.on("val", 0)
+    assert len(subject.on("test", 1000).images) == 6 and len(subject.on("test", 2).files) == 2
 
 
 @pytest.mark.parametrize(
