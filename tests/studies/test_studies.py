@@ -13,7 +13,6 @@ from torch import nn
 from inversion.core import pixels
 from inversion.core.errors import InputError
 from inversion.encoders.alexnet import Encoder
-from inversion.launch.sweep import register_resolvers
 from inversion.results.trained import TrainedRun
 from inversion.studies import (
     channels,
@@ -482,7 +481,6 @@ def test_a_study_of_ones_own_needs_a_module_and_a_config(sweep, tmp_path, monkey
     (tmp_path / "brightness.py").write_text(MODULE)
     (tmp_path / "conf" / "study").mkdir(parents=True)
     (tmp_path / "conf" / "study" / "brightness.yaml").write_text(CONFIG)
-    register_resolvers()
     with initialize_config_dir(str(REPOSITORY / "conf"), version_base="1.3"):
         searched = f"hydra.searchpath=[file://{tmp_path / 'conf'}]"
         cfg = compose("study", [f"runs={sweep / 'conv5'}", "study=brightness", "study.brightness.shown=2", searched])
