@@ -151,7 +151,7 @@ def _check_choice(override: Override, config_dir: Path) -> None:
     options = sorted(path.stem for path in (config_dir / group).glob("*.yaml") if path.stem != "loading")
     if value is None and group in MAY_BE_EMPTY:
         return
-    if override.is_delete() or value not in options:
+    if override.is_delete() or any(one not in options for one in (value if isinstance(value, list) else [value])):
         trouble = f"{group} can't be left out" if value is None else f"{group}={value}: no such {group}"
         raise InputError(f"{trouble}; choose one of {', '.join(options)}.")
 

@@ -18,7 +18,11 @@ from inversion.launch import sweep
 from inversion.training.building import build, build_decoder
 
 CONF = REPOSITORY / "conf"
-OPTIONS = sorted(f"{path.parent.name}={path.stem}" for path in CONF.glob("*/*.yaml") if path.stem not in ("loading",))
+OPTIONS = sorted(
+    f"{path.parent.name}={path.stem}"
+    for path in CONF.glob("*/*.yaml")
+    if path.stem != "loading" and path.parent.name != "study"
+)
 NEEDED = {"data=folder": ["data.root=photos"]}
 
 

@@ -1,0 +1,51 @@
+"""What do finished runs show? Runs the studies of inversion/studies/, all of them or those named, and writes one page.
+
+python experiments/study.py runs=outputs/<sweep>
+python experiments/study.py runs=outputs/<sweep> study=frequency
+python experiments/study.py runs=outputs/<sweep> study=[frequency,perturb] study.perturb.shown=3
+"""
+
+import logging
+from pathlib import Path
+
+from omegaconf import DictConfig
+
+from inversion.core.errors import InputError
+from inversion.core.files import write_atomic
+from inversion.launch import command_line
+
+log = logging.getLogger(__name__)
+
+
+def study(cfg: DictConfig, folder: Path) -> None:
+    """Writes each study's result to a folder of its name, and `report.html` beside them, which grows with each.
+
+    Raises:
+        InputError: the runs or images can't be studied; or, once all others are done, a study failed.
+    """
+    from inversion.studies.result import page, question_and_method, section
+    from inversion.studies.subject import Subject
+    from inversion.training.building import build
+
+    subject = Subject(cfg.runs, cfg.part, cfg.images, cfg.weights, cfg.device)
+    sections, failures = [], []
+    for name, options in cfg.study.items():
+        function = build(f"study/{name}", options)
+        log.info(f"Study    {name}: {question_and_method(function)[0]}")
+        try:
+            result = function(subject, folder / name)
+            result.save(folder / name)
+        except Exception as error:  # a study, perhaps the reader's own, can raise anything, and must not cost the others
+            result = error
+            failures.append(f"{name}: {str(error).rstrip('.')}")
+            if not isinstance(error, InputError | OSError):
+                log.exception(f"{name} failed")
+        sections.append(section(name, function, result))
+        write_atomic(folder / "report.html", page(sections).encode())
+    log.info(f"Page     {folder / 'report.html'}")
+    if failures:
+        raise InputError(f"{len(failures)} of {len(sections)} studies failed ({'; '.join(failures)}).")
+
+
+if __name__ == "__main__":
+    command_line.run(study, "study")

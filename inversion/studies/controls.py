@@ -1,0 +1,161 @@
+"""What do a layer's reconstructions show: the trained network, its architecture, or merely the training images?
+
+Each run is compared with the same decoder on an encoder that was never trained (whose layers need not show any order); with an
+autoencoder of the same architecture, whose encoder starts untrained and is trained along, so that any loss is the
+architecture's; with the training image whose features of that layer are nearest; and with the training images' mean.
+"""
+
+import logging
+from collections.abc import Iterable
+from pathlib import Path
+from typing import Any
+
+import torch
+from matplotlib.figure import Figure
+from omegaconf import DictConfig, OmegaConf
+from torch import Tensor, nn
+from tqdm import tqdm
+
+from inversion.core import pixels
+from inversion.core.drawing import stacked
+from inversion.data.datamodule import ImageDataModule
+from inversion.encoders.alexnet import Encoder
+from inversion.results.trained import TrainedRun, load
+from inversion.studies.result import Result, new_figure, samples
+from inversion.studies.subject import BATCH, Subject, check_range, image_scores
+from inversion.training.module import InversionModule
+from inversion.training.run import fit_decoder, train
+
+log = logging.getLogger(__name__)
+
+COLOURS = {
+    "Decoder": "#0072B2",
+    "Untrained encoder": "#E69F00",
+    "Autoencoder": "#009E73",
+    "Nearest image": "#CC79A7",
+    "Mean image": "0.6",
+}
+"""Of each method's bars, also for the colour-blind (Okabe & Ito)."""
+
+
+class Autoencoder(InversionModule):
+    """Encoder and decoder, both of which are trained, on images that are encoded anew at every step."""
+
+    def __init__(self, encoder: Encoder, *arguments: Any, **options: Any) -> None:
+        super().__init__(encoder, *arguments, **options)
+        del self.__dict__["encoder"]
+        self.encoder = encoder.requires_grad_(True)  # a submodule, since it is trained and saved
+        self.standardize = nn.Identity()  # the statistics of features that change mean nothing
+
+    def on_fit_start(self) -> None:
+        """Caches no features."""
+        if isinstance(self.loss, nn.Module):
+            self.loss.to(self.device)
+        datamodule: ImageDataModule = self.trainer.datamodule  # type: ignore[attr-defined]
+        datamodule.move_to(self.device)
+
+
+def config_of(run: TrainedRun, epochs: int | None, encoder_weights: str) -> DictConfig:
+    """The config with which the run was trained, but for its epochs, the encoder's weights, and a test that isn't needed."""
+    config = OmegaConf.create(run.metadata["config"])
+    config.test = False
+    config.encoder.weights = encoder_weights
+    config.trainer.devices = 1
+    config.trainer.pop("strategy", None)
+    if epochs is not None:
+        config.trainer.max_epochs = epochs
+        if "T_max" in config.scheduler:  # in a resolved config it no longer follows the number of epochs
+            config.scheduler.T_max = epochs
+    return config
+
+
+def trained_methods(run: TrainedRun, folder: Path, epochs: int | None, autoencoder: bool) -> dict[str, TrainedRun]:
+    """The run itself and what is trained to compare it with, in the folder: name -> run. If the number of epochs is another,
+    the run's own decoder is trained anew for as many.
+    """
+    device = run.device
+
+    def decoder(name: str, encoder_weights: str) -> TrainedRun:
+        train(config_of(run, epochs, encoder_weights), folder / name)
+        return load(folder / name).to(device)
+
+    is_same = epochs in (None, run.metadata["config"]["trainer"]["max_epochs"])
+    methods = {"Decoder": run if is_same else decoder("decoder", run.encoder.weights)}
+    methods["Untrained encoder"] = decoder("untrained", "random")
+    if autoencoder:
+        fitted: Any = fit_decoder(config_of(run, epochs, "random"), folder / "autoencoder", Autoencoder)
+        module = fitted.module
+        methods["Autoencoder"] = TrainedRun(module.encoder, module.decoder, module.standardize, run.metadata).to(device)
+    return methods
+
+
+def nearest(features: Tensor, candidates: Iterable[Tensor]) -> Tensor:
+    """The candidate nearest to each of the features (N, ...) by Euclidean distance: its place among all of them, (N,).
+    Candidates are batches of features (B, ...) on the same device.
+    """
+    wanted = features.flatten(1)
+    least, places, start = torch.full_like(wanted[:, 0], torch.inf), torch.zeros_like(wanted[:, 0], dtype=torch.long), 0
+    for batch in candidates:
+        found, which = torch.cdist(wanted, batch.flatten(1)).min(dim=1)
+        closer = found < least
+        least[closer], places[closer] = found[closer], start + which[closer]
+        start += len(batch)
+    return places
+
+
+def nearest_images(subject: Subject, run: TrainedRun, features: Tensor) -> Tensor:
+    """The training images whose features are nearest to these, (N, *feature_shape): uint8 (N, 3, n, n)."""
+    images = subject.datamodule.images("train")
+    batches = tqdm(images.split(BATCH), desc=f"{run.layer}: encoding training images", leave=False, disable=None)
+    candidates = (run.encode(pixels.to_input(batch.to(subject.device))) for batch in batches)
+    return images[nearest(features.to(subject.device), candidates).cpu()]
+
+
+def feature_error(found: Tensor, wanted: Tensor) -> float:
+    """The root of sum ||f' - f||^2 / sum ||f - mean f||^2 over images, (N, ...) both."""
+    return float(((found - wanted).square().sum() / (wanted - wanted.mean(0)).square().sum()).sqrt())
+
+
+def scores_figure(rows: list[dict[str, Any]]) -> Figure:
+    """A group of bars for each run."""
+    titles = list(dict.fromkeys(row["run"] for row in rows))
+    labels = {"mse": "MSE", "ssim": "SSIM", "feature_error": "error of the features / their spread"}
+    figure, plots = new_figure(15, 4.5, columns=3)
+    for plot, (key, label) in zip(plots, labels.items(), strict=True):
+        for j, (method, colour) in enumerate(COLOURS.items()):
+            values = {row["run"]: row[key] for row in rows if row["method"] == method and row[key] is not None}
+            places = [titles.index(title) + (j - 2) * 0.16 for title in values]
+            plot.bar(places, list(values.values()), 0.15, color=colour, label=method)
+        plot.set(ylabel=label, title=f"{label} at the native size" if key == "mse" else label)
+        plot.set_xticks(range(len(titles)), titles)
+    plots[0].legend(frameon=False, fontsize="small")
+    return figure
+
+
+def controls(subject: Subject, folder: Path, epochs: int | None, autoencoder: bool, shown: int) -> Result:
+    """See the module; the options are described in conf/study/controls.yaml. Resumes the trainings in the folder."""
+    check_range(1, shown=shown)
+    check_range(1, epochs=1 if epochs is None else epochs)
+    log.info(f"Trained  {folder}: if interrupted, the same command with the same hydra.run.dir resumes.")
+    originals, truth = subject.samples(shown), subject.truth()
+    rows: list[dict[str, Any]] = []
+    figures, findings = [], []
+    for title, run in subject.runs.items():
+        methods = trained_methods(run, folder / title.lower().replace("/", "-"), epochs, autoencoder)
+        columns = {"Original": originals, **{name: one.reconstruct(originals) for name, one in methods.items()}}
+        images = {name: subject.native_reconstructions(one) for name, one in methods.items()}
+        features = subject.features(run)
+        closest = nearest_images(subject, run, torch.cat([features, run.encode(originals)]))
+        columns["Nearest image"] = pixels.to_input(closest[len(features) :])
+        images["Nearest image"] = closest[: len(features)].float() / 255
+        images["Mean image"] = subject.mean_image().expand_as(truth)
+        parts = []
+        for method, found in images.items():
+            numbers = {key: float(value.mean()) for key, value in image_scores(truth, found).items()}
+            of_run = method in ("Decoder", "Nearest image", "Mean image")
+            error = feature_error(subject.features(run, found), features) if of_run else None
+            rows.append({"run": title, "method": method, **numbers, "feature_error": error})
+            parts.append(f"{method.lower()} MSE {numbers['mse']:.4f}, SSIM {numbers['ssim']:.3f}")
+        findings.append(f"{title}: {'; '.join(parts)} (native size).")
+        figures.append(samples(columns, title=title))
+    return Result({"samples": stacked(figures), "scores": scores_figure(rows)}, rows, findings)

@@ -1,0 +1,102 @@
+"""What lies between images? Features halfway between two, a class's mean feature, and random features.
+
+Each is decoded. Beside interpolated and averaged features stands the same done to the pixels, a cross-fade. A random feature
+takes each unit's value from a random image, independently of the other units: what the decoder makes of it shows its own
+notion of an image. "Detail" is the mean absolute difference of neighbouring pixels.
+"""
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+
+import torch
+from PIL import Image
+from torch import Tensor
+from torchmetrics.functional.image import total_variation
+
+from inversion.core import pixels
+from inversion.core.drawing import stacked
+from inversion.studies.result import Result, samples
+from inversion.studies.subject import BATCH, Subject, check_range
+
+
+def between(first: Tensor, last: Tensor, steps: int) -> Tensor:
+    """From one tensor to the other of the same shape, both included, in equal steps: (steps, ...)."""
+    weights = torch.linspace(0, 1, steps).view(-1, *[1] * first.dim())
+    return torch.lerp(first[None], last[None], weights)
+
+
+def paths(firsts: Tensor, lasts: Tensor, steps: int) -> Tensor:
+    """`between` each pair of (pairs, ...), one after another: (pairs * steps, ...)."""
+    return torch.cat([between(first, last, steps) for first, last in zip(firsts, lasts, strict=True)])
+
+
+def class_means(values: Tensor, labels: Tensor, classes: list[int]) -> Tensor:
+    """The mean over each class's images: (N, ...) and (N,) -> (len(classes), ...)."""
+    return torch.stack([values[labels == label].mean(0) for label in classes])
+
+
+def random_features(features: Tensor, number: int, generator: torch.Generator) -> Tensor:
+    """Features whose every unit has its value from a random image, independently of the other units: (N, *feature_shape) ->
+    (number, *feature_shape).
+    """
+    flat = features.flatten(1)
+    chosen = torch.randint(len(flat), (number, flat.shape[1]), generator=generator)
+    return flat.gather(0, chosen).view(number, *features.shape[1:])
+
+
+def detail(images: Tensor) -> float:
+    """Mean absolute difference of neighbouring pixels, (N, 3, H, W)."""
+    return float(total_variation(images, reduction="mean")) / (2 * images[0].numel())
+
+
+def strip(rows: Mapping[str, Tensor], columns: Sequence[str], title: str = "") -> Image.Image:
+    """A figure with one row of images for each name, (len(columns), 3, 227, 227) in [-1, 1]."""
+    turned = {name: torch.stack([row[i] for row in rows.values()]) for i, name in enumerate(columns)}
+    return samples(turned, rows=list(rows), title=title)
+
+
+def interpolate(subject: Subject, folder: Path, pairs: int, steps: int, classes: int, draws: int, seed: int) -> Result:
+    """See the module; the options are described in conf/study/interpolate.yaml."""
+    labels = subject.labels.unique().tolist()
+    check_range(1, pairs=pairs, classes=classes, draws=draws)
+    check_range(3, steps=steps)
+    pairs, classes = min(pairs, len(subject.files) // 2), min(classes, len(labels))
+    ends, everything = subject.samples(2 * pairs), pixels.to_input(subject.images)
+    chosen = [labels[i * len(labels) // classes] for i in range(classes)]
+    halfway = slice(steps // 2, None, steps)
+    ways = {"Pixels": paths(ends[:pairs], ends[pairs:], steps)}
+    means = {"Pixels": class_means(everything, subject.labels, chosen)}
+    random = {"Original": subject.samples(draws)}
+    shares = {
+        "Pixels": {
+            "halfway": detail(ways["Pixels"][halfway]) / detail(ends),
+            "class mean": detail(means["Pixels"]) / detail(everything),
+        }
+    }
+    for title, run in subject.runs.items():
+        features, of_ends = subject.features(run), run.encode(ends)
+        ways[title] = run.decode(paths(of_ends[:pairs], of_ends[pairs:], steps))
+        means[title] = run.decode(class_means(features, subject.labels, chosen))
+        random[title] = run.decode(random_features(features, draws, torch.Generator().manual_seed(seed)))
+        usual = detail(run.decode(features[:BATCH]))
+        shares[title] = {
+            "halfway": detail(ways[title][halfway]) / detail(run.decode(of_ends)),
+            "class mean": detail(means[title]) / usual,
+            "random": detail(random[title]) / usual,
+        }
+    rows = [{"run": title, "what": what, "detail": value} for title, own in shares.items() for what, value in own.items()]
+    findings = [
+        f"{title}: detail relative to {'the images' if title == 'Pixels' else 'its reconstructions'}: "
+        f"{', '.join(f'{what} {value:.2f}' for what, value in own.items())}."
+        for title, own in shares.items()
+    ]
+    percents = [f"{share:.0%}" for share in torch.linspace(0, 1, steps).tolist()]
+    strips = [
+        strip({title: images[i * steps : (i + 1) * steps] for title, images in ways.items()}, percents) for i in range(pairs)
+    ]
+    figures = {
+        "interpolated": stacked(strips),
+        "classes": strip(means, [subject.classes[i].split(",")[0] for i in chosen], "Mean features of classes"),
+        "random": strip(random, [f"{i + 1}" for i in range(draws)], "Random features"),
+    }
+    return Result(figures, rows, findings)

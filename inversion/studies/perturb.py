@@ -1,0 +1,127 @@
+"""Which part of a layer's features carries the image?
+
+The features are changed before they are decoded, as in section 5 of Dosovitskiy & Brox: only every unit's sign is kept (with
+the vector's norm), units are dropped, noise is added, and of fc8 only the largest outputs are kept, or all but these. Units
+left out of fc8 get their mean over the images, since its outputs aren't centred at zero.
+"""
+
+from collections.abc import Callable, Sequence
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import torch
+from matplotlib.figure import Figure
+from torch import Tensor
+
+from inversion.core import pixels
+from inversion.core.drawing import stacked
+from inversion.encoders.alexnet import LAST_LAYER
+from inversion.studies.result import Result, layer_colour, new_figure, samples
+from inversion.studies.subject import Subject, check_range
+from inversion.training.metrics import mean_squared_errors
+
+NONE, TOP, ALL_BUT_TOP, SIGNS, DROPPED, NOISE = "as it is", "top", "all but top", "signs", "dropped", "noise"
+"""The kinds of change."""
+
+
+def binarised(features: Tensor) -> Tensor:
+    """Each unit's sign, scaled so that each image's vector keeps its norm."""
+    signs = features.sign()
+    scale = features.flatten(1).norm(dim=1) / signs.flatten(1).norm(dim=1).clamp_min(1)
+    return signs * scale.view(-1, *[1] * (features.dim() - 1))
+
+
+def dropped(features: Tensor, share: float, generator: torch.Generator, fill: Tensor) -> Tensor:
+    """Each unit replaced by its value in `fill` (feature_shape, or a scalar) with probability `share`."""
+    return torch.where(torch.rand(features.shape, generator=generator) < share, fill, features)
+
+
+def with_noise(features: Tensor, deviation: Tensor, size: float, generator: torch.Generator) -> Tensor:
+    """Gaussian noise of `size` times each unit's deviation (feature_shape) added."""
+    return features + size * deviation * torch.randn(features.shape, generator=generator)
+
+
+def only_top(features: Tensor, k: int, mean: Tensor, others: bool = False) -> Tensor:
+    """The `k` largest outputs of each image (B, D) as they are, all others at their mean (D,); with `others`, the reverse."""
+    top = torch.zeros_like(features, dtype=torch.bool).scatter_(1, features.topk(k, dim=1).indices, True)
+    return torch.where(top ^ others, features, mean)
+
+
+def changes(
+    layer: str, features: Tensor, top: Sequence[int], noise: Sequence[float], drop: float, seed: int
+) -> dict[tuple[str, float | None], Callable[[Tensor], Tensor]]:
+    """What a layer's features (N, *feature_shape) are put to: kind and size -> features to changed ones. The first is none."""
+    mean, deviation, generator = features.mean(0), features.std(0), torch.Generator().manual_seed(seed)
+    found: dict[tuple[str, float | None], Callable[[Tensor], Tensor]] = {(NONE, None): lambda features: features}
+    if layer == LAST_LAYER:
+        check_range(1, features.shape[1], top=top)
+        found |= {(TOP, k): partial(only_top, k=k, mean=mean) for k in top}
+        found |= {(ALL_BUT_TOP, k): partial(only_top, k=k, mean=mean, others=True) for k in top}
+    else:
+        found[SIGNS, None] = binarised
+    fill = mean if layer == LAST_LAYER else torch.zeros(())
+    found[DROPPED, drop] = partial(dropped, share=drop, generator=generator, fill=fill)
+    return found | {(NOISE, size): partial(with_noise, deviation=deviation, size=size, generator=generator) for size in noise}
+
+
+def label(kind: str, size: float | None) -> str:
+    return kind if size is None else f"{kind} {size:g}"
+
+
+def perturb(
+    subject: Subject, folder: Path, top: Sequence[int], noise: Sequence[float], drop: float, shown: int, seed: int
+) -> Result:
+    """See the module; the options are described in conf/study/perturb.yaml."""
+    check_range(0, 1, drop=drop)
+    check_range(1, shown=shown)
+    floor = float(mean_squared_errors(subject.datamodule.mean_image()[None], pixels.normalize(subject.images)).mean())
+    originals = subject.samples(shown)
+    rows: list[dict[str, Any]] = []
+    figures, findings = [], []
+    for title, run in subject.runs.items():
+        features, encoded = subject.features(run), run.encode(originals)
+        columns = {"Original": originals}
+        own: list[dict[str, Any]] = []
+        for (kind, size), change in changes(run.layer, features, top, noise, drop, seed).items():
+            mse = float(subject.errors(run, change(features)).mean())
+            columns[label(kind, size)] = run.decode(change(encoded))
+            own.append({"run": title, "change": kind, "size": size, "mse": mse, "mean_image_mse": floor})
+            own[-1]["ratio"] = mse / own[0]["mse"]
+        rows += own
+        figures.append(samples(columns, title=title))
+        ratios = ", ".join(f"{name} {row['ratio']:.2f}x" for name, row in zip(list(columns)[2:], own[1:], strict=True))
+        findings.append(
+            f"{title}: the error relative to unchanged features ({own[0]['mse']:.4f}; mean image {floor:.4f}): {ratios}."
+        )
+    return Result({"samples": stacked(figures), "errors": errors_figure(subject, rows, floor)}, rows, findings)
+
+
+def errors_figure(subject: Subject, rows: list[dict[str, Any]], floor: float) -> Figure:
+    """The error over the size of the noise and over the number of fc8's outputs, and a bar for each other change."""
+    figure, (noise, top, others) = new_figure(15, 4.5, columns=3)
+    for title, run in subject.runs.items():
+        colour = layer_colour(run.layer)
+        own = [row for row in rows if row["run"] == title]
+        curves = {
+            kind: sorted((r["size"], r["mse"]) for r in own if r["change"] == kind) for kind in (NOISE, TOP, ALL_BUT_TOP)
+        }
+        unchanged = own[0]["mse"]
+        noise.plot(*zip((0, unchanged), *curves[NOISE], strict=True), color=colour, marker="o", label=title)
+        if curves[TOP]:
+            top.plot(*zip(*curves[TOP], strict=True), "-", color=colour, marker="o", label=f"{title}, top k")
+            top.axhline(unchanged, color=colour, linestyle=":", label=f"{title}, all")
+            top.plot(*zip(*curves[ALL_BUT_TOP], strict=True), "--", color=colour, marker="o", label=f"{title}, all but top k")
+        for row in own:
+            if row["change"] in (NONE, SIGNS, DROPPED):
+                others.barh(f"{title}, {label(row['change'], row['size'])}", row["mse"], color=colour)
+    others.invert_yaxis()
+    others.locator_params(axis="x", nbins=5)
+    others.axvline(floor, color="0.5", linestyle=":")
+    for plot in (noise, top):
+        plot.axhline(floor, color="0.5", linestyle=":", label="mean image")
+        plot.legend(frameon=False)
+    noise.set(title="Noise added", xlabel="deviation of the noise / the unit's own", ylabel="MSE")
+    top.set(title="Few of fc8's outputs", xlabel="k, of the largest outputs", ylabel="MSE", xscale="log")
+    others.set(title="Only signs, units dropped", xlabel="MSE (dotted: mean image)")
+    return figure

@@ -1,0 +1,162 @@
+"""Do position and colour come back? A shifted image should come back shifted, a recoloured one recoloured.
+
+Images are shifted (their borders continued), their hues rotated, and their colour removed; each is encoded and decoded, and
+the shift and rotation of its reconstruction are estimated, relative to the unchanged image's reconstruction. The same
+estimates are made on the images themselves ("Original"): their errors are the estimator's own.
+"""
+
+import math
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from statistics import mean
+from typing import Any
+
+import torch
+from matplotlib.figure import Figure
+from torch import Tensor
+from torch.nn.functional import pad
+
+from inversion.core import pixels
+from inversion.results.trained import TrainedRun
+from inversion.studies.result import Result, layer_colour, new_figure, samples
+from inversion.studies.subject import BATCH, Subject, check_range
+
+MOST = 48
+"""The largest shift that is searched for, in pixels of the 227."""
+SHOWN_SHIFT, SHOWN_TURN = 32, 90
+"""Those that the samples figure shows."""
+YIQ = torch.tensor([[0.299, 0.587, 0.114], [0.5959, -0.2746, -0.3213], [0.2115, -0.5227, 0.3112]])
+"""Red, green and blue to luminance and two axes of colour (NTSC)."""
+
+Reconstruct = Callable[[Tensor], Tensor]
+"""Images (N, 3, 227, 227) in [0, 1] -> reconstructions, same shape and range."""
+
+
+def shifted(images: Tensor, right: int, down: int) -> Tensor:
+    """Images (N, 3, S, S) moved by whole pixels; the border is continued into what is uncovered."""
+    x, y = abs(right), abs(down)
+    wide = pad(images, (x, x, y, y), mode="replicate")
+    size = images.shape[-1]
+    return wide[..., y - down : y - down + size, x - right : x - right + size]
+
+
+def estimated_shift(before: Tensor, after: Tensor, dim: int, most: int = MOST) -> Tensor:
+    """How far `after` is shifted relative to `before`, (N, 3, S, S) each, along a dimension (-1: to the right, -2: down): the
+    shift of at most `most` pixels with the least mean squared difference over the middle, which is always covered: (N,).
+    """
+    size = before.shape[-1]
+    shifts = sorted(range(-most, most + 1), key=abs)  # of equals the smallest
+    middle = after.narrow(dim, most, size - 2 * most)
+    distances = [(before.narrow(dim, most - s, size - 2 * most) - middle).square().mean(dim=(1, 2, 3)) for s in shifts]
+    return torch.tensor(shifts)[torch.stack(distances).argmin(0)]
+
+
+def rotated(images: Tensor, degrees: float) -> Tensor:
+    """Images (N, 3, H, W) in [0, 1] with all hues rotated in YIQ's plane of colour, clamped to [0, 1]."""
+    angle = math.radians(degrees)
+    rotation = torch.eye(3)
+    rotation[1:, 1:] = torch.tensor([[math.cos(angle), -math.sin(angle)], [math.sin(angle), math.cos(angle)]])
+    return torch.einsum("ij,njhw->nihw", YIQ.inverse() @ rotation @ YIQ, images).clamp(0, 1)
+
+
+def grey(images: Tensor) -> Tensor:
+    """Images (N, 3, H, W) without colour, at the same luminance."""
+    return torch.einsum("j,njhw->nhw", YIQ[0], images)[:, None].expand_as(images)
+
+
+def chroma(images: Tensor) -> Tensor:
+    """Images (N, 3, H, W) -> each pixel's point in the plane of colour, complex (N, H, W); its angle is the hue."""
+    plane = torch.einsum("ij,njhw->nihw", YIQ[1:], images)
+    return torch.complex(plane[:, 0], plane[:, 1])
+
+
+def estimated_rotation(before: Tensor, after: Tensor) -> Tensor:
+    """The one angle by which all of an image's hues were rotated, weighted by how colourful they are: (N,), degrees."""
+    return (chroma(before).conj() * chroma(after)).sum(dim=(1, 2)).angle().rad2deg()
+
+
+def circular_difference(estimate: Tensor, truth: float) -> Tensor:
+    """Angles minus the true one, in [-180, 180) degrees."""
+    return (estimate - truth + 180) % 360 - 180
+
+
+def reconstruct(run: TrainedRun) -> Reconstruct:
+    """The run's reconstruction as a function of images in [0, 1]."""
+    return lambda images: torch.cat([pixels.denormalize(run.reconstruct(batch * 2 - 1)) for batch in images.split(BATCH)])
+
+
+def measures(reconstruct: Reconstruct, images: Tensor, shifts: Sequence[int], turns: Sequence[float]) -> list[dict[str, Any]]:
+    """A row for every shift, every rotation of hues and the grey version: what was estimated, beside what was done.
+
+    `spread` is the standard deviation over the images, `error` the mean absolute error: pixels for shifts, degrees for turns.
+    `grey` estimates the remaining colour, root mean square, relative to the unchanged image's reconstruction.
+    """
+
+    def row(what: str, done: float, offset: Tensor) -> dict[str, Any]:
+        estimate, spread = done + float(offset.mean()), float(offset.std(correction=0))
+        return {"what": what, "done": done, "estimate": estimate, "spread": spread, "error": float(offset.abs().mean())}
+
+    before = reconstruct(images)
+    rows = []
+    for shift in shifts:
+        right = estimated_shift(before, reconstruct(shifted(images, shift, 0)), dim=-1)
+        down = estimated_shift(before, reconstruct(shifted(images, 0, shift)), dim=-2)
+        rows.append(row("shift", shift, torch.cat([right, down]).float() - shift))
+    for turn in turns:
+        found = estimated_rotation(before, reconstruct(rotated(images, turn)))
+        rows.append(row("turn", turn, circular_difference(found, turn)))
+    left, whole = (chroma(some).abs().square().mean(dim=(1, 2)) for some in (reconstruct(grey(images)), before))
+    return [*rows, row("grey", 0, (left / whole.clamp_min(1e-9)).sqrt())]
+
+
+def measures_figure(subject: Subject, rows: list[dict[str, Any]]) -> Figure:
+    """Estimated against true shift and turn, and the colour in grey images' reconstructions."""
+    figure, (shifts, turns, greys) = new_figure(15, 4.5, columns=3)
+    titles = ["Original", *subject.runs]
+    for i, title in enumerate(titles):
+        is_original = title == "Original"
+        colour = "0.5" if is_original else layer_colour(subject.runs[title].layer)
+        style = {"color": colour, "label": title, "marker": "o", "linestyle": "--" if is_original else "-", "capsize": 3}
+        own = [row for row in rows if row["run"] == title]
+        for plot, what, apart in ((shifts, "shift", 0.8), (turns, "turn", 4.0)):
+            some = sorted((row for row in own if row["what"] == what), key=lambda row: row["done"])
+            places = [r["done"] + (i - (len(titles) - 1) / 2) * apart for r in some]  # side by side, to be told apart
+            plot.errorbar(places, [r["estimate"] for r in some], [r["spread"] for r in some], **style)
+        greys.bar(i, own[-1]["estimate"], yerr=own[-1]["spread"], color=colour, capsize=3)
+    shifts.set(title="Shifts in pixels of 227: mean and deviation", xlabel="of the image", ylabel="of the reconstruction")
+    turns.set(title="Rotations of hues in degrees", xlabel="of the image", ylabel="of the reconstruction")
+    greys.set(title="Colour left in grey images' reconstructions", ylabel="relative to the coloured images'")
+    greys.set_xticks(range(len(titles)), titles)
+    shifts.legend(frameon=False)
+    return figure
+
+
+def position_colour(
+    subject: Subject, folder: Path, images: int, shifts: Sequence[int], turns: Sequence[float], shown: int
+) -> Result:
+    """See the module; the options are described in conf/study/position_colour.yaml."""
+    check_range(-MOST, MOST, shifts=shifts)
+    check_range(1, shown=shown)
+    subject = subject.on(subject.part, min(images, len(subject.files)))
+    unchanged, originals = (pixels.denormalize(some) for some in (pixels.to_input(subject.images), subject.samples(shown)))
+    methods: dict[str, Reconstruct] = {"Original": lambda images: images}
+    methods |= {title: reconstruct(run) for title, run in subject.runs.items()}
+    rows, findings = [], []
+    for title, method in methods.items():
+        own = measures(method, unchanged, shifts, turns)
+        rows += [{"run": title, **row} for row in own]
+        shift, turn, left = (mean([row["error"] for row in own if row["what"] == what]) for what in ("shift", "turn", "grey"))
+        findings.append(
+            f"{title}: shifts come back with a mean error of {shift:.1f} pixels, rotated hues with one of {turn:.0f} degrees; "
+            f"grey images come back with {left:.0%} of the colour."
+        )
+    versions = {
+        "as it is": originals,
+        f"{SHOWN_SHIFT} px right": shifted(originals, SHOWN_SHIFT, 0),
+        f"hues {SHOWN_TURN}°": rotated(originals, SHOWN_TURN),
+        "grey": grey(originals),
+    }
+    changed = torch.stack(list(versions.values()), dim=1).flatten(0, 1)
+    columns = {title: pixels.to_uint8(method(changed)) for title, method in methods.items()}
+    figure = samples(columns, rows=list(versions) * len(originals))
+    return Result({"samples": figure, "measures": measures_figure(subject, rows)}, rows, findings)

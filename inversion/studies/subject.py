@@ -1,0 +1,141 @@
+"""What the studies look at: finished runs, and the images that they are shown."""
+
+import math
+from collections.abc import Callable, Sequence
+from copy import copy
+
+import torch
+from omegaconf import OmegaConf
+from torch import Tensor
+from torchmetrics.functional.image import structural_similarity_index_measure
+
+from inversion.core import pixels
+from inversion.core.errors import InputError
+from inversion.data.datamodule import ImageDataModule
+from inversion.results import runs, trained
+from inversion.training.building import build
+from inversion.training.metrics import MAX_PSNR, mean_squared_errors
+
+BATCH = 64
+"""Images that are encoded and decoded at once."""
+
+
+class Subject:
+    """Finished runs in the network's order, and images of the data that they were trained on.
+
+    Images, features and results are on the CPU; the runs compute on `device`.
+
+    Args:
+        folders: a sweep's, a run's, or several.
+        part: `val` or `test`.
+        images: at most so many of its images, evenly spread; None for all.
+        weights: the encoder's, if they lie elsewhere than when the runs were trained.
+        device: `cpu`, `cuda` and so on; `auto` takes a GPU if there is one.
+
+    Raises:
+        InputError: there are no such runs, they were trained on different images, or an option can't be used.
+    """
+
+    def __init__(
+        self,
+        folders: str | Sequence[str],
+        part: str = "test",
+        images: int | None = None,
+        weights: str | None = None,
+        device: str = "auto",
+    ) -> None:
+        found = runs.in_layer_order(runs.find_all([folders] if isinstance(folders, str) else folders))
+        titles = runs.titles(found)
+        self.device = _device(device)
+        self.runs = {titles[run.folder]: trained.load(run.folder, weights).to(self.device) for run in found}
+        """Title -> run."""
+        splits = {run.metadata["split"] for run in self.runs.values()}
+        if len(splits) > 1:
+            raise InputError("These runs were trained on different draws of images: study the runs of one draw at a time.")
+        first = next(iter(self.runs.values()))
+        self.datamodule: ImageDataModule = build("data", OmegaConf.create(first.metadata["config"]["data"]))
+        split = self.datamodule.split
+        if split.digest not in splits:
+            raise InputError(f"The images under {split.root} are not those that the runs were trained on.")
+        self.classes = list(split.classes.values())
+        """Names of the classes."""
+        self._choose(part, images)
+
+    def _choose(self, part: str, number: int | None) -> None:
+        if part not in ("val", "test"):
+            raise InputError(f"part={part} must be val or test.")
+        files = self.datamodule.split.files(part)
+        number = len(files) if number is None else min(number, len(files))
+        check_range(1, images=number)
+        chosen = torch.linspace(0, len(files) - 1, number).round().long()
+        self.part = part
+        """`val` or `test`."""
+        self.files = [files[i] for i in chosen]
+        """Names of the images."""
+        self.labels = torch.tensor(self.datamodule.split.labels(part))[chosen]
+        """(N,): each image's class, as its place in `classes`."""
+        self.images = self.datamodule.images(part)[chosen]
+        """uint8 (N, 3, n, n), native."""
+
+    def on(self, part: str, images: int | None = None) -> "Subject":
+        """The same runs with other images, see the arguments of the class."""
+        other = copy(self)
+        other._choose(part, images)
+        return other
+
+    def truth(self) -> Tensor:
+        """The images at their native size, (N, 3, n, n) in [0, 1]."""
+        return self.images.float() / 255
+
+    def mean_image(self) -> Tensor:
+        """The training images' mean, native: (3, n, n) in [0, 1]."""
+        return pixels.denormalize(self.datamodule.mean_image())
+
+    def samples(self, number: int) -> Tensor:
+        """A few images of the part to show, the same in every study: (number, 3, 227, 227) in [-1, 1]."""
+        return self.datamodule.samples(self.part, number)[1]
+
+    def features(self, run: trained.TrainedRun, native: Tensor | None = None) -> Tensor:
+        """Features of the images, or of others at their native size, uint8 or in [0, 1]: (N, *feature_shape)."""
+        images = self.images if native is None else native
+        return torch.cat([run.encode(pixels.to_input(batch)) for batch in images.split(BATCH)])
+
+    def errors(self, run: trained.TrainedRun, features: Tensor) -> Tensor:
+        """Mean squared error of each image's reconstruction from these features, (N, *feature_shape): (N,), on the [0, 1]
+        scale at 227 x 227.
+        """
+        pairs = zip(features.split(BATCH), self.images.split(BATCH), strict=True)
+        return torch.cat([mean_squared_errors(run.predict(some), pixels.normalize(images)) for some, images in pairs])
+
+    def native_reconstructions(self, run: Callable[[Tensor], Tensor]) -> Tensor:
+        """Reconstructions by a run or another function of images (B, 3, 227, 227) in [-1, 1]: (N, 3, n, n) in [0, 1]."""
+        found = (pixels.denormalize(run(pixels.to_input(batch))) for batch in self.images.split(BATCH))
+        return torch.cat([pixels.to_native(batch, self.images.shape[-1]).clamp(0, 1) for batch in found])
+
+
+def _device(name: str) -> torch.device:
+    if name == "auto":
+        name = "cuda" if torch.cuda.is_available() else "cpu"
+    try:
+        return torch.empty(0, device=name).device
+    except (RuntimeError, AssertionError) as error:  # torch built without CUDA asserts
+        reason = str(error).partition("\n")[0].rstrip(".")
+        raise InputError(f"device={name} can't be used here ({reason:.120}): give auto, cpu or cuda.") from error
+
+
+def check_range(least: float, most: float = math.inf, **options: float | Sequence[float]) -> None:
+    """Raises InputError unless each option, a number or a list of them, lies between `least` and `most`."""
+    for name, value in options.items():
+        if not all(least <= one <= most for one in (value if isinstance(value, Sequence) else [value])):
+            limits = f"be at least {least}" if most == math.inf else f"lie between {least} and {most}"
+            raise InputError(f"{name}={value} must {limits}.")
+
+
+def image_scores(truth: Tensor, reconstructions: Tensor) -> dict[str, Tensor]:
+    """Each image's `mse`, `psnr` (dB) and `ssim`, (N,) each, at the native size: of (N, 3, n, n) in [0, 1]."""
+    mse = (truth - reconstructions).square().mean(dim=(1, 2, 3))
+    ssim = [
+        structural_similarity_index_measure(a, b, data_range=1.0, reduction="none").reshape(len(a))  # type: ignore[union-attr]
+        for a, b in zip(reconstructions.split(BATCH), truth.split(BATCH), strict=True)
+    ]
+    return {"mse": mse, "psnr": (-10 * mse.log10()).clamp(max=MAX_PSNR), "ssim": torch.cat(ssim)}
