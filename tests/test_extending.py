@@ -3,6 +3,7 @@
 import json
 import re
 import shlex
+import shutil
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -15,18 +16,15 @@ COMMANDS = {text.partition("\n")[0]: re.findall(r"^python (.*)$", text, re.MULTI
 
 
 @pytest.fixture(scope="module")
-def project(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
+def project(synthetic_root: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
     """The folder that the page's commands are run in, with its `my_project` and its `photos`."""
-    from inversion.data import synthetic
-
     folder = tmp_path_factory.mktemp("project")
     for name, text in FILES:
         (folder / name).parent.mkdir(parents=True, exist_ok=True)
         (folder / name).write_text(text)
-    synthetic.provide(folder / "synthetic", train_per_class=6, test_per_class=1, seed=0)
     (folder / "photos").mkdir()
-    for i, path in enumerate(sorted(folder.glob("synthetic/train/*/images/*"))[:12]):
-        path.rename(folder / "photos" / f"{('cat', 'dog')[i % 2]}_{i}.png")
+    for i, path in enumerate(sorted(synthetic_root.glob("train/*/images/*"))[:12]):
+        shutil.copy(path, folder / "photos" / f"{('cat', 'dog')[i % 2]}_{i}.png")
     with pytest.MonkeyPatch.context() as patch:
         patch.chdir(folder)
         patch.syspath_prepend(folder)
