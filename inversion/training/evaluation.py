@@ -1,5 +1,6 @@
 """The final scores of a split, for a trained decoder and for always giving the training set's mean image."""
 
+import math
 from typing import Any
 
 import torch
@@ -42,7 +43,7 @@ def evaluate(
     Args:
         decoder: features of the layer (B, *feature_shape) -> images (B, 3, 227, 227) in [-1, 1]. It is put into eval mode.
         layer: whose features are decoded.
-        network: the whole encoder; to its last layer if its weights have one, else at least to the layer.
+        network: the encoder as deep as its weights go; without a head there is no `top1_agreement`.
         datamodule: its training images make the mean image.
         part: `val` or `test`.
         device: where to compute.
@@ -56,7 +57,7 @@ def evaluate(
     of_images = {name: FinalMetrics(datamodule.native_size, distance).to(device) for name in decoders}
     of_features = {name: FeatureMetrics().to(device) for name in decoders}
     network = network.to(device)
-    layers = [layer, LAST_LAYER]
+    layers = [layer, network.layer]
     for batch in tqdm(datamodule.loader(part), desc=f"Scoring {part} images", unit="batch", leave=False, disable=None):
         images = to_input(batch.images.to(device))
         features = network.features(images, layers)
@@ -64,6 +65,9 @@ def evaluate(
             reconstructions = decode(features[layer])
             again = network.features(reconstructions[:1] if name == MEAN_IMAGE else reconstructions, layers)
             of_images[name].update(reconstructions, images)
-            of_features[name].update(again[layer], features[layer], again[LAST_LAYER], features[LAST_LAYER])
+            of_features[name].update(*(found[layer] for layer in layers for found in (again, features)))
     scores = {name: {**of_images[name].compute(), **of_features[name].compute()} for name in decoders}
+    if network.layer != LAST_LAYER:
+        for numbers in scores.values():
+            numbers["top1_agreement"] = math.nan
     return {**scores["decoder"], MEAN_IMAGE: scores[MEAN_IMAGE]}

@@ -11,6 +11,7 @@ import lightning
 from lightning import LightningModule, Trainer
 from lightning.pytorch.callbacks import LearningRateMonitor
 from lightning.pytorch.profilers import PassThroughProfiler
+from lightning.pytorch.utilities.exceptions import MisconfigurationException
 from omegaconf import DictConfig
 from torch import distributed, nn
 
@@ -113,6 +114,8 @@ def start(seed: int) -> None:
         raise InputError(f"seed={seed} must lie between 0 and {2**32 - 1}.")
     for name in ("lightning.pytorch", "lightning.fabric"):
         logging.getLogger(name).setLevel(logging.WARNING)
+        if logging.getLogger().handlers:  # as under Hydra, where each line would come twice
+            logging.getLogger(name).handlers.clear()
     for name in ("callbacks.model_summary", "profilers.profiler"):  # what was asked for is shown
         logging.getLogger(f"lightning.pytorch.{name}").setLevel(logging.INFO)
     for message in (
@@ -144,11 +147,13 @@ def _fit(trainer: Trainer, module: LightningModule, **options: Any) -> None:
         os.environ[LAUNCHER] = str(os.getpid())
     try:
         trainer.fit(module, **options)
-    except BaseException:
+    except BaseException as error:
         for process in getattr(trainer.strategy.launcher, "procs", []):
             process.kill()
             process.wait()
             process.returncode = 0  # or Lightning would kill this process as well, before it has said what went wrong
+        if isinstance(error, MisconfigurationException):
+            raise InputError(" ".join(str(error).split())) from error
         raise
     if distributed.is_available() and distributed.is_initialized():
         distributed.destroy_process_group()

@@ -3,7 +3,7 @@
 import logging
 import os
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 from lightning import LightningModule, Trainer
 from lightning.pytorch.loggers import TensorBoardLogger
@@ -14,7 +14,7 @@ from inversion.core.drawing import samples_figure
 from inversion.core.errors import InputError
 from inversion.core.files import SWEPT_LAYERS, atomic_file
 from inversion.decoders.standardize import Standardize
-from inversion.encoders.alexnet import LAST_LAYER, TAPS
+from inversion.encoders.alexnet import TAPS
 from inversion.training import outcome
 from inversion.training.building import build, build_module
 from inversion.training.callbacks import reconstruct
@@ -40,6 +40,7 @@ def train(cfg: DictConfig, folder: Path) -> dict[str, Any] | None:
     Raises:
         InputError: whatever the user can mend, in one sentence.
     """
+    folder = Path(folder).absolute()
     fitted = fit_decoder(cfg, folder)
     if fitted is None or not fitted.trainer.is_global_zero:
         return None
@@ -47,10 +48,10 @@ def train(cfg: DictConfig, folder: Path) -> dict[str, Any] | None:
         log.info("trainer.fast_dev_run: a batch was trained and one validated; nothing was saved or scored.")
         return None
     metrics = description(cfg, fitted)
-    network, device = build("encoder", cfg.encoder, layer=LAST_LAYER), fitted.trainer.strategy.root_device
+    module, device = cast(InversionModule, fitted.module), fitted.trainer.strategy.root_device
+    network = build("encoder", cfg.encoder, layer=module.encoder.deepest)
     for part in outcome.PARTS if cfg.test else outcome.PARTS[:1]:
-        decoder = fitted.module.reconstructor
-        metrics[part] = evaluate(decoder, cfg.layer.name, network, fitted.datamodule, part, device)  # type: ignore[arg-type]
+        metrics[part] = evaluate(module.reconstructor, cfg.layer.name, network, fitted.datamodule, part, device)
     metrics |= {"seconds": round(fitted.seconds, 1), **provenance(device)}
     publish(cfg, folder, fitted, metrics)
     return metrics
@@ -67,7 +68,6 @@ def fit_decoder(cfg: DictConfig, folder: Path, kind: type[InversionModule] = Inv
     """
     if cfg.samples < 1:
         raise InputError(f"samples={cfg.samples} must be at least 1.")
-    folder = Path(folder).absolute()
     start(cfg.seed)
     log.info(f"{cfg.layer.name}: {folder}")
     datamodule = build("data", cfg.data)
@@ -105,7 +105,7 @@ def description(cfg: DictConfig, fitted: Fitted) -> dict[str, Any]:
         "decoder": class_name(cfg.decoder),
         "loss": class_name(cfg.loss),
         "data": class_name(cfg.data),
-        "data_seed": cfg.data.seed,
+        "data_seed": cfg.data.get("seed"),
         "encoder": Path(cfg.encoder.weights).name,
         "input_stats": cfg.encoder.input_stats,
         "standardize": "whiten"

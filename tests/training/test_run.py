@@ -127,7 +127,7 @@ def test_a_finished_job_whose_config_has_changed_is_not_skipped_in_silence(sweep
 
 def test_all_that_repeats_a_run_lies_in_its_folder(sweep, synthetic_root):
     told = json.loads((sweep / "fc8" / "provenance.json").read_text())
-    assert told["command"].startswith("python train.py layer=fc8") and told["config"]["layer"] == {"name": "fc8"}
+    assert told["command"].startswith("python train.py layer=fc8") and told["config"]["layer"]["name"] == "fc8"
     assert told["commit"] and {"python", "torch", "torchvision", "lightning", "pillow"} <= set(told["versions"])
     best = torch.load(sweep / "fc8" / "checkpoints" / "best.ckpt", weights_only=True)["inversion"]
     assert (told["sha256"]["encoder"], told["sha256"]["split"]) == (best["encoder"], best["split"])
