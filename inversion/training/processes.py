@@ -1,12 +1,9 @@
 """The processes of one run over several devices: for each further device Lightning starts the command anew."""
 
-import os
 from typing import Any
 
 from lightning import LightningModule, Trainer
 from torch import distributed
-
-from inversion.launch.sweep import LAUNCHER
 
 
 def fit(trainer: Trainer, model: LightningModule, **options: Any) -> None:
@@ -15,8 +12,6 @@ def fit(trainer: Trainer, model: LightningModule, **options: Any) -> None:
     Args:
         **options: `trainer.fit`'s.
     """
-    if trainer.world_size > 1 and trainer.is_global_zero:
-        os.environ[LAUNCHER] = str(os.getpid())
     try:
         trainer.fit(model, **options)
     except BaseException:
