@@ -6,6 +6,7 @@ python train.py experiment=published               the published experiment
 """
 
 import logging
+import os
 import shlex
 import time
 import warnings
@@ -16,7 +17,8 @@ from hydra.core.hydra_config import HydraConfig
 from omegaconf import DictConfig
 
 from inversion.core.errors import InputError
-from inversion.launch import command_line, sweep
+from inversion.launch import command_line
+from inversion.training import SWEPT_LAYERS
 
 if TYPE_CHECKING:
     import torch
@@ -160,7 +162,7 @@ def encode_once(cfg: DictConfig, encoder: "Encoder", datamodule: "ImageDataModul
     from inversion.encoders.alexnet import TAPS
     from inversion.training.building import build
 
-    layers = [layer for layer in sweep.layers_of_sweep() if layer in TAPS and layer != cfg.layer.name]
+    layers = [layer for layer in os.environ.get(SWEPT_LAYERS, "").split() if layer in TAPS and layer != cfg.layer.name]
     if layers and datamodule.can_cache(encoder) and not datamodule.has_features(encoder):
         deepest = max([cfg.layer.name, *layers], key=list(TAPS).index)
         whole = build("encoder", cfg.encoder, layer=deepest).to(device)
