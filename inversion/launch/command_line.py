@@ -28,8 +28,6 @@ HELP = f"python {sys.argv[0]} --help"
 
 OF_ANY_TYPE = ("data.classes", "trainer.devices", "decoder.standardized")
 """Numbers or switches by default, where words, lists or null have a meaning too: what reads them checks them."""
-MAY_BE_EMPTY = ("experiment", "logger")
-"""Groups of which none need be chosen."""
 REPLACEABLE = ("optimizer", "scheduler", "loss", "trainer", "callbacks", "logger")
 """Groups whose `_target_` may be another library's class: its options may be null, or be left out with ~."""
 TYPES: dict[type, tuple[tuple[type, ...], str]] = {
@@ -85,8 +83,8 @@ def check(arguments: Sequence[str], config_name: str = "config") -> None:
         overrides = [_parsed(argument) for argument in arguments if argument not in flags]
         choices = [override for override in overrides if override.key_or_group in groups or "/" in override.key_or_group]
         for override in choices:
-            if None in _values(override) and override.key_or_group not in MAY_BE_EMPTY:
-                raise InputError(f"{_text(override)}: one {override.key_or_group} must be chosen; see {HELP}.")
+            if None in _values(override) and _text(override) != "~logger":
+                raise InputError(f"{_text(override)}: choose one, or leave this option out; see {HELP}.")
         search = [override for override in overrides if override.key_or_group == "hydra.searchpath"]
         single = [_text(override) for override in (*search, *choices) if not override.is_sweep_override()]
         config = compose(config_name, overrides=single)

@@ -15,7 +15,7 @@ from hydra.utils import get_class
 from omegaconf import DictConfig
 
 from inversion.core.errors import InputError
-from inversion.core.files import locked
+from inversion.core.files import is_locked, locked
 from inversion.launch.job import FAILED_FILE, JOBS_FOLDER, sentence
 from inversion.launch.resolvers import SWEPT, parse
 from inversion.training import SWEPT_LAYERS
@@ -126,5 +126,7 @@ def _is_done(job: Path) -> bool:
 
 
 def _reason(job: Path) -> str:
+    if is_locked(job):  # as jobs may be whose launcher has lost another
+        return "still running"
     path = job / FAILED_FILE
     return (path.read_text() if path.is_file() else "").strip().rpartition("\n")[2].rstrip(".") or "ended without a result"

@@ -13,7 +13,7 @@ from omegaconf import DictConfig, ListConfig, OmegaConf, read_write
 from torch import nn
 
 from inversion.encoders.alexnet import TAPS
-from inversion.launch import sweep
+from inversion.launch import resolvers
 from inversion.training.building import build
 
 CONF = REPOSITORY / "conf"
@@ -22,8 +22,8 @@ NEEDED = {"data=folder": ["data.root=photos"]}
 
 
 @pytest.fixture(autouse=True)
-def resolvers():
-    sweep.register_resolvers()
+def registered():
+    resolvers.register()
 
 
 def composed(*overrides: str) -> DictConfig:
