@@ -32,11 +32,6 @@ JOBS_FOLDER = ".jobs"
 PATIENCE_S = 20
 """How long a process of trainer=ddp waits for the first one to report an error, before it does so itself."""
 
-NO_DDP = (
-    "trainer=ddp can't be part of a sweep, which each of its processes would start anew: give every job a GPU of its own with "
-    "hydra/launcher=joblib or hydra/launcher=submitit_slurm, or start one trainer=ddp run per layer."
-)
-
 # In whatever process a job runs: conf/hydra/launcher's files refine the plugins' own of the same names, as Hydra 1.3 allows.
 warnings.filterwarnings("ignore", message=r"\s*'hydra/launcher/\w+' is validated against ConfigStore schema")
 
@@ -58,54 +53,72 @@ def raise_on_sigterm() -> None:
 def run_job(task: Callable[[DictConfig, Path], Any], cfg: DictConfig) -> float | None:
     """Runs the task in its Hydra output folder, which no other process may use meanwhile.
 
-    In a sweep a failure is written to the job's `failed.txt` and the next job starts; nothing of the failed job's model stays
-    in memory.
-
     Returns:
         The validation MSE in the folder's `metrics.json`, which sweepers that search minimise; None if there is none.
 
     Raises:
-        InputError, OSError: a single run failed, or a job of a sweep by a sweeper other than Hydra's basic one.
+        SystemExit: a single run failed for a reason that is the user's or the system's, in one sentence.
+        InputError: a job failed, in a sweep by another sweeper than Hydra's basic one, which goes on by itself.
         KeyboardInterrupt: Ctrl-C, or SIGTERM.
     """
     hydra = HydraConfig.get()
-    folder, in_sweep = Path(hydra.runtime.output_dir), not OmegaConf.is_missing(hydra.job, "num")
+    folder = Path(hydra.runtime.output_dir)
     raise_on_sigterm()
     if os.environ.get("LOCAL_RANK", "0") != "0":
         _run_beside_first(task, cfg, folder)
         return None
-    if in_sweep:
+    if not OmegaConf.is_missing(hydra.job, "num"):
         _announce_job(folder, Path(hydra.sweep.dir))
         _settle_in_worker()
-    failure = None
+        failure = _run_in_sweep(task, cfg, folder)
+        gc.collect()
+        if "torch" in sys.modules and sys.modules["torch"].cuda.is_available():
+            sys.modules["torch"].cuda.empty_cache()
+        if failure and hydra.runtime.choices["hydra/sweeper"] != "basic":
+            raise InputError(failure)
+        return None if failure else _validation_mse(folder)
+    if cfg.get("note"):
+        log.info(f"Note: {cfg.note}")
+    try:
+        with locked(folder):
+            (folder / FAILED_FILE).unlink(missing_ok=True)
+            task(cfg, folder)
+    except (KeyboardInterrupt, SystemExit) as error:
+        if interrupt := _interrupt(error):
+            print(f"Interrupted: {_how_to_resume(folder) or 'there is no checkpoint yet'}.", file=sys.stderr)
+        raise interrupt or error from None
+    except (InputError, OSError) as error:
+        resume = _how_to_resume(folder) if isinstance(error, OSError) else None
+        text = str(sentence(error))
+        raise SystemExit(f"error: {text.rstrip('.')}; {resume}." if resume else f"error: {text}") from None
+    return _validation_mse(folder)
+
+
+def _run_in_sweep(task: Callable[[DictConfig, Path], Any], cfg: DictConfig, folder: Path) -> str | None:
+    """Returns why the job failed, as its `failed.txt` says too; None if it didn't. The exception itself ends here: the failed
+    job's model would stay in memory with it.
+    """
     with locked(folder):
         (folder / FAILED_FILE).unlink(missing_ok=True)
-        if cfg.get("note") and not in_sweep:
-            log.info(f"Note: {cfg.note}")
         try:
-            if in_sweep and OmegaConf.select(cfg, "trainer.strategy") not in (None, "auto"):
-                raise InputError(NO_DDP)
+            if OmegaConf.select(cfg, "trainer.strategy") not in (None, "auto"):
+                raise InputError(
+                    "trainer=ddp can't be part of a sweep, which each of its processes would start anew: give every job a GPU "
+                    "of its own with hydra/launcher=joblib or =submitit_slurm, or start one trainer=ddp run per layer."
+                )
             task(cfg, folder)
         except (KeyboardInterrupt, SystemExit) as error:
-            interrupt = _interrupt(error)
-            if interrupt and not in_sweep:
-                print(f"Interrupted: {_how_to_resume(folder) or 'there is no checkpoint yet'}.", file=sys.stderr)
-            raise interrupt or error from None
+            raise _interrupt(error) or error from None
         except Exception as error:
             failure = sentence(error)
-            if isinstance(error, OSError) and not in_sweep and (resume := _how_to_resume(folder)):
-                raise InputError(f"{str(failure).rstrip('.')}; {resume}.") from error
-            if not in_sweep:
-                raise
-            log.error(f"error: {failure}") if failure else log.exception(f"{folder.name} failed")
-            failure = failure or f"{type(error).__name__}: {error}"
+            if failure:
+                log.error(f"error: {failure}")
+            else:
+                log.exception(f"{folder.name} failed")
+                failure = f"{type(error).__name__}: {error}"
             (folder / FAILED_FILE).write_text(f"{failure}\n")
-    gc.collect()
-    if "torch" in sys.modules and sys.modules["torch"].cuda.is_available():
-        sys.modules["torch"].cuda.empty_cache()
-    if failure and hydra.runtime.choices["hydra/sweeper"] != "basic":
-        raise InputError(failure)  # outside of the except clause: Hydra keeps it, and would keep the model with its context
-    return None if failure else _validation_mse(folder)
+            return failure
+    return None
 
 
 def sentence(error: Exception) -> str | None:
@@ -168,9 +181,9 @@ def _run_beside_first(task: Callable[[DictConfig, Path], Any], cfg: DictConfig, 
         task(cfg, folder)
     except (KeyboardInterrupt, SystemExit):
         pass
-    except InputError:
+    except InputError as error:
         time.sleep(PATIENCE_S)
-        raise
+        raise SystemExit(f"error: {error}") from None
 
 
 @functools.cache

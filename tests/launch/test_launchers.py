@@ -116,7 +116,6 @@ def test_a_stopped_program_says_how_to_resume(tmp_path, capsys, number, code, mo
 
 
 def test_a_job_gives_sweepers_its_validation_error(tmp_path, monkeypatch):
-    """And tells those that search, as Optuna does, when it fails."""
     results = []
     run_job = command_line.run_job
     monkeypatch.setattr(command_line, "run_job", lambda *arguments: results.append(run_job(*arguments)))
