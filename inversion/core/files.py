@@ -23,8 +23,6 @@ PARTIAL = ".partial"
 """Suffix of files and folders that are still being written."""
 LOCK = ".lock"
 """The file in a run's folder that is locked while the run uses it."""
-LAUNCHER = "INVERSION_LAUNCHER"
-"""Environment variable: the process that others of this machine end with."""
 SWEPT_LAYERS = "INVERSION_SWEPT_LAYERS"
 """Environment variable: the layers of the sweep that a job belongs to."""
 NO_LOCKS = (errno.ENOLCK, errno.EOPNOTSUPP, errno.ENOTSUP, errno.ENOSYS)

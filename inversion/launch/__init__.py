@@ -1,1 +1,1 @@
-"""The command line and the sweep: options checked, jobs run, failures told."""
+"""The command line and the sweep: options checked, jobs run, failures reported."""

@@ -1,237 +1,182 @@
-"""The command line, checked whole before anything starts: each mistake in one sentence, not job by job."""
+"""What every program does with its command line: checks its options before anything starts, then has Hydra run them."""
 
 import difflib
-import importlib.util
-import shutil
+import os
+import shlex
 import sys
-import tempfile
-from collections.abc import Callable, Iterator, Sequence
+import threading
+from collections.abc import Callable, Sequence
 from functools import wraps
 from pathlib import Path
 from typing import Any
 
 import hydra
 from hydra import compose, initialize_config_dir
-from hydra._internal.core_plugins.basic_sweeper import BasicSweeper
 from hydra.core.global_hydra import GlobalHydra
-from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.core.override_parser.types import Override
-from hydra.errors import HydraException
-from omegaconf import DictConfig, OmegaConf
-from omegaconf.errors import OmegaConfBaseException
+from hydra.errors import HydraException, InstantiationException, MissingConfigException
+from omegaconf import DictConfig, ListConfig, OmegaConf
+from omegaconf.errors import InterpolationResolutionError
 
 from inversion.core.errors import InputError
 from inversion.core.files import REPOSITORY
-from inversion.launch.sweep import announce, end_of_launch, own_overrides, parse, register_resolvers, run_job
+from inversion.launch import resolvers, sweep
+from inversion.launch.job import Terminated, raise_on_sigterm, run_job, sentence
 
 CONF = REPOSITORY / "conf"
+HELP = f"python {sys.argv[0]} --help"
 
-MAY_BE_NULL = ("data.classes",)
-"""Numbers by default, where null has a meaning of its own."""
-MAY_BE_WORDS = {"data.classes": ("present",)}
-"""Numbers by default, where these words have a meaning of their own."""
-MAY_BE_EMPTY = ("experiment",)
-"""Groups of which none need be chosen."""
-REPLACEABLE = ("optimizer", "scheduler", "loss", "trainer", "callbacks")
-"""Groups whose `_target_` another class can stand in for, with other options: these may be left out with ~."""
+OF_ANY_TYPE = ("data.classes", "trainer.devices", "decoder.standardized")
+"""Numbers or switches by default, where words, lists or null have a meaning too: what reads them checks them."""
+REPLACEABLE = ("optimizer", "scheduler", "loss", "trainer", "callbacks", "logger")
+"""Groups whose `_target_` may be another library's class: its options may be null, or be left out with ~."""
+TYPES: dict[type, tuple[tuple[type, ...], str]] = {
+    bool: ((bool,), "true or false"),
+    int: ((int,), "a whole number"),
+    float: ((int, float), "a number"),
+    ListConfig: ((list,), "a list, as in [1,2]"),
+}
+"""Type of a default -> which values may replace it, in Python and in words."""
 
 
 def run(task: Callable[[DictConfig, Path], Any], config_name: str = "config") -> None:
-    """What `python <program> ...` does: checks the whole command line against `conf/<config_name>.yaml`, then lets Hydra run
-    the task, given the config and the output folder.
+    """What `python <program> ...` does: checks the command line against `conf/<config_name>.yaml`, then has Hydra run the
+    task, given the config and the output folder, once or for each job of a sweep.
     """
-    register_resolvers()
-    try:
-        check(sys.argv[1:], CONF, config_name)
-    except InputError as error:
-        sys.exit(f"error: {error}")
+    resolvers.register()
+    raise_on_sigterm()
+    threading.excepthook = _excepthook
+    # Threads that wait don't spin: where another process holds one of two cores, that took three quarters of the speed.
+    os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
+    os.environ.setdefault("HYDRA_FULL_ERROR", "1")  # has Hydra raise errors instead of printing them
+    # What users write, and how Hydra takes it: the experiment stands in the defaults list already, and no group may be null.
+    spelling = {"logger=null": "~logger"}
+    sys.argv[1:] = [spelling.get(a, a.removeprefix("+") if a.startswith("+experiment=") else a) for a in sys.argv[1:]]
 
     @wraps(task)  # Hydra names the log after the task's file
-    def job(config: DictConfig) -> None:
-        run_job(task, config)
+    def job(config: DictConfig) -> float | None:
+        return run_job(task, config)
 
     try:
-        hydra.main(version_base="1.3", config_path=str(CONF), config_name=config_name)(job)()
-    except (KeyboardInterrupt, SystemExit) as error:
-        end_of_launch(error)
-        raise
+        check(sys.argv[1:], config_name)
+        with sweep.running:
+            hydra.main(version_base="1.3", config_path=str(CONF), config_name=config_name)(job)()
+    except KeyboardInterrupt as interrupt:
+        sys.exit(143 if isinstance(interrupt, Terminated) else 130)
+    except Exception as error:
+        if (message := _phrase(error)) is None:
+            raise
+        sys.exit(f"error: {message}")
 
 
-def check(arguments: Sequence[str], config_dir: Path, config_name: str = "config") -> None:
-    """Composes every job that these arguments ask for, and tries whether the output folder can be written.
+def check(arguments: Sequence[str], config_name: str = "config") -> None:
+    """Checks each option, and each value that a sweep goes over, once. How they combine is for Hydra to check.
 
     Where Hydra is asked for something else than running (`--help`, `--cfg`, ...) nothing is checked.
 
     Raises:
-        InputError: an option, key or value that doesn't exist or has the wrong type; a sweep without -m, or of runs over
-            several devices; a launcher that isn't installed; an output folder that can't be written.
+        InputError: an option that doesn't exist, must be given, can't be left out or has a value of the wrong type.
     """
-    flags = [argument for argument in arguments if argument.startswith("-")]
-    if any(flag not in ("-m", "--multirun", "-r", "--run") for flag in flags):
+    flags = {argument for argument in arguments if argument.startswith("-")}
+    if flags - {"-m", "--multirun", "-r", "--run"}:
         return
-    with initialize_config_dir(str(config_dir.resolve()), version_base="1.3"):
-        overrides = [_parsed(argument) for argument in arguments if not argument.startswith("-")]
-        try:
-            jobs = BasicSweeper.split_arguments(overrides, None)[0]
-        except HydraException as error:
-            raise InputError(f"{_one_line(error)}: write out the values, as in seed=1,2,3.") from error
-        if not jobs:
-            raise InputError("A sweep over no values: a glob() fits nothing; see python train.py --help for what there is.")
-        strategies = set()
-        for job in jobs:
-            config = _composed(parse(job), config_dir, config_name)
-            strategies.add(OmegaConf.select(config, "trainer.strategy"))
-            absent = [key for key in _all_keys(config) if _is_missing(config, key)]
-            if absent:
-                raise InputError(f"{absent[0]} must be given: add {absent[0]}=... to the command.")
-        _check_launcher(str(config.hydra.launcher._target_))
-        sweeping = [override for override in overrides if override.is_sweep_override()]
-        is_sweep = bool({"-m", "--multirun"} & set(flags)) or _mode(config_name, overrides) == "MULTIRUN"
-        if is_sweep and strategies - {None, "auto"}:
-            raise InputError(
-                "trainer=ddp can't be part of a sweep, which each of its processes would start anew: give every job a GPU of "
-                "its own with hydra/launcher=joblib or hydra/launcher=submitit_slurm, or start one trainer=ddp run per layer."
-            )
-        if sweeping and not is_sweep:
-            raise InputError(f"{_text(sweeping[0])} gives several values: add -m to sweep over them.")
-        _check_writable(Path(config.hydra.sweep.dir if is_sweep else config.hydra.run.dir))
-        if is_sweep and Path(config.hydra.sweep.dir).is_dir():  # else nothing can be in its jobs' way
-            for folder in _job_folders([*own_overrides(config), *overrides], config_name):
-                _check_writable(folder)
-
-
-def _job_folders(overrides: Sequence[Override], config_name: str) -> Iterator[Path]:
-    """Where a sweep's jobs go. Each is composed anew, for its name follows from what the sweep goes over."""
-    announce(overrides)
-    for job in BasicSweeper.split_arguments(list(overrides), None)[0]:
-        hydra_config = compose(config_name, overrides=job, return_hydra_config=True).hydra
-        yield Path(hydra_config.sweep.dir) / hydra_config.sweep.subdir
+    with initialize_config_dir(str(CONF), version_base="1.3"):
+        groups = GlobalHydra.instance().config_loader().list_groups("")
+        overrides = [_parsed(argument) for argument in arguments if argument not in flags]
+        choices = [override for override in overrides if override.key_or_group in groups or "/" in override.key_or_group]
+        for override in choices:
+            if None in _values(override) and _text(override) != "~logger":
+                raise InputError(f"{_text(override)}: choose one, or leave this option out; see {HELP}.")
+        search = [override for override in overrides if override.key_or_group == "hydra.searchpath"]
+        single = [_text(override) for override in (*search, *choices) if not override.is_sweep_override()]
+        config = compose(config_name, overrides=single)
+        options = _flat(OmegaConf.to_container(config))
+        for override in overrides:
+            if override not in choices and not override.is_hydra_override():
+                _check_option(override, config, options, groups)
+        given = {override.key_or_group for override in overrides}
+        if absent := [key for key, value in options.items() if value == "???" and key not in given]:
+            raise InputError(f"{absent[0]} must be given: add {absent[0]}=... to the command.")
+        swept = [_text(override) for override in overrides if override.is_sweep_override()]
+        if swept and not flags & {"-m", "--multirun"} and not any(text.startswith("experiment=") for text in single):
+            hint = f", or write {_quoted(swept[0])} if it is one" if "/" in swept[0] else ""
+            raise InputError(f"{swept[0]} gives several values: add -m to sweep over them{hint}.")
 
 
 def _parsed(argument: str) -> Override:
-    loader = GlobalHydra.instance().config_loader()  # which globs, as in layer=glob(conv*), are expanded by
     try:
-        return OverridesParser.create(loader).parse_overrides([argument])[0]
+        return resolvers.parse([argument])[0]
     except HydraException as error:
+        if "=" in argument and '"' not in argument:
+            raise InputError(f"{argument} can't be read: write {_quoted(argument)}.") from error
         raise InputError(
-            f"{argument} can't be read: write key=value, and put a value with special characters into quotes of its own, "
-            "as in 'data.root=\"~/a folder\"'."
+            f"{argument} can't be read: write key=value, as in layer=conv5 or 'data.root=\"a folder\"'."
         ) from error
 
 
-def _mode(config_name: str, overrides: Sequence[Override]) -> str:
-    """The mode that the config asks for; an experiment may ask for a sweep unless one layer is given."""
-    single = [_text(override) for override in overrides if not override.is_sweep_override()]
-    mode = compose(config_name, overrides=single, return_hydra_config=True).hydra.mode
-    return "RUN" if mode is None else mode.name
+def _quoted(argument: str) -> str:
+    """As a shell has to be given the argument, for Hydra to take its value as it is."""
+    key, _, value = argument.partition("=")
+    return shlex.quote(f'{key}="{value}"')
 
 
-def _composed(overrides: Sequence[Override], config_dir: Path, config_name: str) -> DictConfig:
-    groups = [override for override in overrides if "/" in override.key_or_group or _is_group(override, config_dir)]
-    values = [override for override in overrides if override not in groups]
-    for override in groups:
-        _check_choice(override, config_dir)
-    try:
-        before = compose(config_name, overrides=[_text(override) for override in groups], return_hydra_config=True)
-        for override in values:
-            _check_value(override, before)
-        return compose(config_name, overrides=[_text(o) for o in overrides], return_hydra_config=True)
-    except (HydraException, OmegaConfBaseException) as error:
-        raise InputError(f"{_one_line(error)}: see python train.py --help.") from error
+def _values(override: Override) -> list[Any]:
+    """What the option is set to, in each job of a sweep; nothing where only the sweeper can tell."""
+    if override.is_discrete_sweep():
+        return list(override.sweep_iterator())
+    return [] if override.is_sweep_override() else [override.value()]
 
 
-def _is_group(override: Override, config_dir: Path) -> bool:
-    return (config_dir / override.key_or_group).is_dir()
+def _check_option(override: Override, config: DictConfig, options: dict[str, Any], groups: Sequence[str]) -> None:
+    """Raises InputError unless the config has this option, or may have it with + or do without it with ~, and its default is
+    of the same type.
+    """
+    key, text = override.key_or_group, _text(override)
+    top = key.partition(".")[0]
+    near = difflib.get_close_matches(key, options, n=3)
+    hint = f"did you mean {' or '.join(near)}?" if near else f"see {HELP}."
+    if override.is_delete():
+        if top not in REPLACEABLE:
+            raise InputError(f"~{key}: this option can't be left out; give it a value.")
+    elif override.is_add() or override.is_force_add():
+        if key not in options and top not in groups and f"{top}._target_" not in options:
+            raise InputError(f"{text}: nothing reads {key}; {hint}")
+    elif key not in options:
+        plus = f"write +{text} if its class takes it; " if "." in key and top in REPLACEABLE else ""
+        raise InputError(f"{text}: there is no option {key}; {plus}{hint}")
+    elif key not in OF_ANY_TYPE:
+        default = OmegaConf.select(config, key, throw_on_resolution_failure=False)
+        types, words = TYPES.get(type(default), ((object,), ""))
+        for value in _values(override):
+            is_odd = not isinstance(value, types) or (isinstance(value, bool) and type(default) in (int, float))
+            if is_odd and not (value is None and top in REPLACEABLE):
+                raise InputError(f"{text}: {key} must be {words}.")
 
 
-def _check_choice(override: Override, config_dir: Path) -> None:
-    group, value = override.key_or_group, override.value()
-    if "/" in group:  # Hydra's own, or nested: Hydra says itself what there is
-        return
-    options = sorted(path.stem for path in (config_dir / group).glob("*.yaml") if path.stem != "loading")
-    if value is None and group in MAY_BE_EMPTY:
-        return
-    if override.is_delete() or any(one not in options for one in (value if isinstance(value, list) else [value])):
-        trouble = f"{group} can't be left out" if value is None else f"{group}={value}: no such {group}"
-        raise InputError(f"{trouble}; choose one of {', '.join(options)}.")
-
-
-def _check_value(override: Override, config: DictConfig) -> None:
-    key = override.key_or_group
-    if override.is_delete() and key.partition(".")[0] not in REPLACEABLE:
-        raise InputError(f"~{key}: this option can't be left out; give it a value.")
-    if override.is_add() or override.is_force_add() or override.is_delete():
-        return
-    known = OmegaConf.select(config, key, default=None, throw_on_missing=False)
-    parent = OmegaConf.select(config, key.rpartition(".")[0]) if "." in key else config
-    if not isinstance(parent, DictConfig) or key.rpartition(".")[2] not in list(parent.keys()):
-        near = difflib.get_close_matches(key, _all_keys(config), n=3)
-        hint = f"did you mean {' or '.join(near)}?" if near else "see python train.py --help."
-        if "." in key and key.partition(".")[0] in REPLACEABLE:
-            hint = f"write +{_text(override)} if its class takes it; {hint}"
-        raise InputError(f"{_text(override)}: there is no option {key}; {hint}")
-    value = override.value()
-    expected: dict[type, tuple[tuple[type, ...], str]] = {
-        bool: ((bool,), "true or false"),
-        int: ((int,), "a whole number"),
-        float: ((int, float), "a number"),
-    }
-    types, words = expected.get(type(known), ((object,), ""))
-    is_odd = not isinstance(value, types) or (isinstance(value, bool) and words and type(known) is not bool)
-    if is_odd and not (value is None and key in MAY_BE_NULL) and value not in MAY_BE_WORDS.get(key, ()):
-        raise InputError(f"{_text(override)}: {key} must be {words}.")
-
-
-def _all_keys(config: DictConfig, prefix: str = "") -> list[str]:
-    keys = []
-    for key in map(str, config):
-        if prefix == "" and key == "hydra":
-            continue
-        keys.append(f"{prefix}{key}")
-        child = config._get_node(key)
-        if isinstance(child, DictConfig) and not (child._is_none() or child._is_missing() or child._is_interpolation()):
-            keys += _all_keys(child, f"{prefix}{key}.")
-    return keys
-
-
-def _is_missing(config: DictConfig, key: str) -> bool:
-    parent, _, last = key.rpartition(".")
-    return OmegaConf.is_missing(OmegaConf.select(config, parent) if parent else config, last)
-
-
-def _check_launcher(target: str) -> None:
-    """Raises InputError unless this launcher of Hydra's can be used here."""
-    plugin, _, name = target.rpartition(".")
-    try:
-        found = importlib.util.find_spec(plugin)
-    except ModuleNotFoundError:
-        found = None
-    if found is None:
-        extra = "joblib" if "joblib" in plugin else "slurm"
-        raise InputError(f"This launcher isn't installed ({plugin}): pip install -e '.[{extra}]' in the repository.")
-    if name == "SlurmLauncher" and shutil.which("srun") is None:
-        raise InputError("hydra/launcher=submitit_slurm: no srun here; start it where your cluster's jobs are submitted.")
-
-
-def _check_writable(folder: Path) -> None:
-    """Raises InputError unless a megabyte can be written where the folder is, or will be."""
-    place = next(path for path in (folder.absolute(), *folder.absolute().parents) if path.exists())
-    try:
-        if not place.is_dir():
-            raise NotADirectoryError(20, "a file is in the way", str(place))
-        with tempfile.TemporaryFile(dir=place) as file:
-            file.write(bytes(1 << 20))
-    except OSError as error:
-        raise InputError(
-            f"The output folder {folder} can't be written ({error.strerror}): give another hydra.run.dir=PATH "
-            "(hydra.sweep.dir=PATH for a sweep)."
-        ) from error
+def _flat(node: Any, prefix: str = "") -> dict[str, Any]:
+    """All that can be given on the command line, by its dotted key."""
+    items = node.items() if isinstance(node, dict) else enumerate(node) if isinstance(node, list) else ()
+    options: dict[str, Any] = {}
+    for key, value in items:
+        options |= {f"{prefix}{key}": value, **_flat(value, f"{prefix}{key}.")}
+    return options
 
 
 def _text(override: Override) -> str:
     return str(override.input_line)
 
 
-def _one_line(error: Exception) -> str:
-    lines = [line.strip() for line in str(error).splitlines() if line.strip()]
-    return (lines[0] if lines else type(error).__name__).rstrip(".:")
+def _phrase(error: Exception) -> str | None:
+    """One sentence about an error of the user's or the system's; None if it is the program's."""
+    if isinstance(error, MissingConfigException) and error.options:
+        return f"{error.missing_cfg_file}: there is no such option; choose one of {', '.join(error.options)}."
+    if isinstance(error, HydraException | InterpolationResolutionError) and not isinstance(error, InstantiationException):
+        lines = [line.strip() for line in str(error).partition("full_key")[0].splitlines() if line.strip()]
+        return f"{' '.join(lines[:3]).rstrip('.:')}."
+    return sentence(error)
+
+
+def _excepthook(args: threading.ExceptHookArgs) -> None:
+    """TensorBoard's writer hands a full disk's error on to the run, which reports it; the thread needn't as well."""
+    if not (isinstance(args.exc_value, OSError) and type(args.thread).__name__ == "_AsyncWriterThread"):
+        threading.__excepthook__(args)

@@ -1,7 +1,6 @@
 """What every training goes through in its folder: trainer, metadata, finished or resumed, disk, loggers, fit."""
 
 import logging
-import os
 import warnings
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -16,7 +15,7 @@ from omegaconf import DictConfig
 from torch import distributed, nn
 
 from inversion.core.errors import InputError
-from inversion.core.files import LAUNCHER, free_bytes
+from inversion.core.files import free_bytes
 from inversion.data.datamodule import ImageDataModule
 from inversion.training import checkpoints
 from inversion.training.building import build_loggers, build_trainer
@@ -143,8 +142,6 @@ def check_disk_space(folder: Path, trained: nn.Module) -> None:
 
 def _fit(trainer: Trainer, module: LightningModule, **options: Any) -> None:
     """`trainer.fit`, after which no process waits for another: if one fails, those that it started end with it."""
-    if trainer.world_size > 1 and trainer.is_global_zero:
-        os.environ[LAUNCHER] = str(os.getpid())
     try:
         trainer.fit(module, **options)
     except BaseException as error:

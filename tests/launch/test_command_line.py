@@ -1,46 +1,134 @@
-"""Mistakes on the command line and in the data, each told in one sentence before anything is trained."""
+"""Mistakes on the command line and in the data, each reported in one sentence before anything is trained."""
+
+import errno
+import subprocess
+import sys
+import time
 
 import pytest
-from conftest import run_train
+from conftest import REPOSITORY, run_command, run_train
+from tensorboard.summary.writer import event_file_writer
 from test_image_folder import fill
+
+from inversion.launch import command_line, resolvers
 
 
 @pytest.mark.parametrize(
     ("arguments", "expected"),
     [
-        (["layer=conv9"], "choose one of conv1, conv2, conv3, conv4, conv5, fc6, fc7, fc8"),
-        (["-m", "layer=conv5,conv9"], "layer=conv9: no such layer"),
-        (["layer=null"], "choose one of conv1"),
+        (
+            ["layer=conv9"],
+            "layer/conv9: there is no such option; choose one of conv1, conv2, conv3, conv4, conv5, fc6, fc7, fc8.",
+        ),
+        (["-m", "layer=conv5,conv9"], "layer/conv9: there is no such option"),
+        (["layer=null"], "choose one, or leave this option out"),
         (["decoder=big"], "choose one of compact, published"),
         (["loss=l3"], "choose one of l1, mse"),
         (["experiment=nothing"], "choose one of demo, published"),
+        (["+experiment=nothing"], "choose one of demo, published"),
         (["trainer.max_epoch=3"], "did you mean trainer.max_epochs"),
-        (["layr=conv5"], "there is no option layr"),
+        (["layr=conv5"], "there is no option layr; did you mean layer?"),
+        (["+foo=1"], "nothing reads foo"),
+        (["++foo.bar=1"], "nothing reads foo.bar"),
+        (["-m", "layr=conv5,fc6"], "did you mean layer?"),
+        (["-m", "layer=conv5,fc6", "hydra.sweep.dri=x"], "Could not override 'hydra.sweep.dri'"),
+        (["+data.root=x"], "already at 'data.root'"),
         (["trainer.max_epochs=three"], "must be a whole number"),
         (["trainer.max_epochs=2.5"], "must be a whole number"),
+        (["-m", "trainer.max_epochs=2,2.5"], "must be a whole number"),
         (["optimizer.lr=fast"], "must be a number"),
+        (["optimizer.betas=0.9"], "must be a list"),
         (["test=perhaps"], "must be true or false"),
+        (["test=1"], "must be true or false"),
         (["seed=true"], "must be a whole number"),
         (["seed=null"], "must be a whole number"),
         (["hydra/launcher=rocket"], "hydra/launcher"),
         (["layer=conv2,conv5"], "add -m"),
         (["conv5"], "key=value"),
-        (["data=folder"], "data.root"),
-        (["data.root=~/x"], "quotes"),
-        (["~loss"], "choose one of l1, mse"),
+        (["data=folder"], "data.root must be given"),
+        (["data.root=~/x"], "write 'data.root=\"~/x\"'."),
+        (["data.root=/a (b)/c"], "write 'data.root=\"/a (b)/c\"'."),
+        (["data.root=/a=b"], "write 'data.root=\"/a=b\"'."),
+        (["data.root=/ü"], "write 'data.root=\"/ü\"'."),
+        (["data.root=/a,b/c"], "write 'data.root=\"/a,b/c\"' if it is one."),
+        (["~loss"], "choose one, or leave this option out"),
         (["~encoder.weights"], "can't be left out"),
         (["experiment=published,demo"], "add -m"),
         (["layer=glob(conv*)"], "add -m"),
-        (["-m", "layer=glob(conv9*)"], "no values"),
-        (["-m", "optimizer.lr=interval(0,1)"], "write out the values"),
-        (["experiment=null", "layer=conv9"], "layer=conv9"),
+        (["-m", "layer=glob(conv9*)"], "no job was started"),
+        (["-m", "optimizer.lr=interval(0,1)"], "does not support sweep type"),
+        (["experiment=null"], "leave this option out"),
     ],
 )
 def test_mistyped_options(arguments, expected, one_line, tmp_path):
-    place = f"hydra.sweep.dir={tmp_path / 'out'}" if "-m" in arguments else f"hydra.run.dir={tmp_path / 'out'}"
-    outcome = run_train(*arguments, place)
+    folder = f"hydra.sweep.dir={tmp_path / 'out'}" if "-m" in arguments else f"hydra.run.dir={tmp_path / 'out'}"
+    outcome = run_train(*arguments, folder)
     assert outcome.code != 0
     assert expected in one_line(outcome.said)
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        ["trainer.devices=[1]"],
+        ["trainer.devices=auto"],
+        ["data.classes=null"],
+        ["data.classes=present"],
+        ["optimizer.fused=null"],
+        ["~optimizer.fused"],
+        ["+optimizer.foreach=true"],
+        ["+callbacks.ema._target_=lightning.pytorch.callbacks.EMAWeightAveraging"],
+        ["callbacks.grid=null"],
+        ["hydra/launcher=joblib", "hydra.launcher.n_jobs=2"],
+        ["-m", "optimizer.lr=interval(0,1)"],
+        ["-m", "layer=glob(conv*,exclude=conv1)", "seed=range(3)", "optimizer.lr=choice(1e-3,2e-3)"],
+        ['data.root="/a (b)=c, ü"'],
+    ],
+)
+def test_what_hydra_and_lightning_understand_is_left_to_them(arguments):
+    resolvers.register()
+    command_line.check(arguments)
+
+
+def test_an_experiment_of_ones_own(tmp_path, one_line):
+    (tmp_path / "experiment").mkdir()
+    (tmp_path / "experiment" / "mine.yaml").write_text("# @package _global_\nseed: -5\n")
+    outcome = run_train(f"hydra.searchpath=[{tmp_path}]", "+experiment=mine", f"hydra.run.dir={tmp_path / 'out'}")
+    assert outcome.code != 0 and "seed=-5" in one_line(outcome.said)
+
+
+def test_a_large_sweep_is_checked_at_once():
+    resolvers.register()
+    before = time.process_time()
+    command_line.check(["-m", "layer=conv2,conv5,fc6,fc8", "seed=range(100)"])
+    assert time.process_time() - before < 3
+
+
+def test_help_needs_no_torch():
+    """It takes seconds to import."""
+    code = (
+        "import sys, train; sys.argv[1:] = ['leyer=conv5']\ntry: train.command()\nfinally: assert 'torch' not in sys.modules"
+    )
+    said = subprocess.run([sys.executable, "-c", code], cwd=REPOSITORY, capture_output=True, text=True).stderr
+    assert said == "error: leyer=conv5: there is no option leyer; did you mean layer?\n"
+
+
+def test_a_full_disk_is_reported_by_the_run_alone(capsys):
+    """TensorBoard's thread raises what it hands on."""
+
+    class FullDisk:
+        def write(self, data):
+            raise OSError(errno.ENOSPC, "No space left on device")
+
+    def task(cfg, folder):
+        writer = event_file_writer._AsyncWriter(FullDisk())
+        writer.write(b"curves")
+        writer._worker.join()
+        writer.flush()
+
+    outcome = run_command("train.py", lambda: command_line.run(task), ["hydra.output_subdir=null"])
+    assert outcome.said == "error: A file can't be used (No space left on device): make room there, or choose another folder."
+    assert "Traceback" not in capsys.readouterr().err
 
 
 def test_impossible_values(quick, one_line, tmp_path):
@@ -92,26 +180,17 @@ def test_a_broken_image_among_ones_own(tmp_path, one_line):
     assert outcome.code != 0 and "broken image" in one_line(outcome.said) and ".png" in outcome.said
 
 
-def test_an_output_folder_that_cannot_be_written(tmp_path, one_line):
+@pytest.mark.parametrize("option", ["hydra.run.dir", "hydra.sweep.dir"])
+def test_an_output_folder_that_cannot_be_written(tmp_path, one_line, option):
     (tmp_path / "file").write_text("in the way")
-    outcome = run_train("layer=conv5", f"hydra.run.dir={tmp_path / 'file' / 'out'}")
-    assert outcome.code != 0 and "can't be written" in one_line(outcome.said)
+    outcome = run_train(*(["-m", "seed=1,2"] if "sweep" in option else []), f"{option}={tmp_path / 'file' / 'out'}")
+    assert outcome.code != 0 and f"{tmp_path / 'file' / 'out'} can't be used (Not a directory)" in one_line(outcome.said)
 
 
-@pytest.mark.parametrize(
-    ("arguments", "name"),
-    [
-        (["-m", "layer=conv5,fc8", "seed=1"], "fc8"),
-        (["-m", "layer=conv5,fc8", "seed=1,2"], "fc8_seed-2"),
-        (["experiment=published"], "fc6"),
-    ],
-)
-def test_a_file_in_the_way_of_a_job(arguments, name, quick, tmp_path, one_line):
-    (tmp_path / name).write_text("in the way")
-    outcome = run_train(*arguments, *quick, f"hydra.sweep.dir={tmp_path}")
-    said = one_line(outcome.said)
-    assert outcome.code != 0 and f"{tmp_path / name} can't be written (a file is in the way)" in said
-    assert [path.name for path in tmp_path.iterdir()] == [name]
+def test_a_file_in_the_way_of_a_job(tmp_path, one_line):
+    (tmp_path / "fc8").write_text("in the way")
+    outcome = run_train("-m", "layer=fc8", f"hydra.sweep.dir={tmp_path}")
+    assert outcome.code != 0 and f"{tmp_path / 'fc8'} can't be used (File exists)" in one_line(outcome.said)
 
 
 def test_a_full_output_folder(quick, tmp_path, one_line, monkeypatch):

@@ -1,7 +1,6 @@
 """Every option under conf/ composes, and builds what it names."""
 
 from pathlib import Path
-from types import SimpleNamespace
 
 import pytest
 import torch
@@ -14,21 +13,18 @@ from omegaconf import DictConfig, ListConfig, OmegaConf, read_write
 from torch import nn
 
 from inversion.encoders.alexnet import TAPS
-from inversion.launch import sweep
-from inversion.training.building import build, build_decoder
+from inversion.launch import resolvers
+from inversion.training.building import build
 
 CONF = REPOSITORY / "conf"
-OPTIONS = sorted(
-    f"{path.parent.name}={path.stem}"
-    for path in CONF.glob("*/*.yaml")
-    if path.stem != "loading" and path.parent.name != "study"
-)
+FILES = [path for path in CONF.glob("*/*.yaml") if path.stem != "loading" and path.parent.name != "study"]
+OPTIONS = sorted(f"{path.parent.name}={path.stem}" for path in FILES)
 NEEDED = {"data=folder": ["data.root=photos"]}
 
 
 @pytest.fixture(autouse=True)
-def resolvers():
-    sweep.register_resolvers()
+def registered():
+    resolvers.register()
 
 
 def composed(*overrides: str) -> DictConfig:
@@ -66,8 +62,9 @@ def test_every_option_composes_and_names_what_exists(option):
         assert get_class(node._target_) or get_method(node._target_)
 
 
-def test_there_is_an_option_for_every_layer():
-    assert {path.stem for path in (CONF / "layer").glob("*.yaml")} == set(TAPS)
+def test_there_is_an_option_for_every_layer_in_every_decoder():
+    for folder in ("layer", "decoder/compact", "decoder/published"):
+        assert {path.stem for path in (CONF / folder).glob("*.yaml")} == set(TAPS)
 
 
 @pytest.mark.parametrize("layer", TAPS)
@@ -75,8 +72,8 @@ def test_there_is_an_option_for_every_layer():
 def test_every_layer_builds_with_every_decoder(layer, decoder):
     config = composed(f"layer={layer}", f"decoder={decoder}")
     assert config.layer.name == config.encoder.layer == layer
-    encoder = SimpleNamespace(feature_shape=TAPS[layer].shape)
-    assert isinstance(build_decoder(config.decoder, encoder, 64), nn.Module)
+    shapes = {"feature_shape": TAPS[layer].shape, "native_size": 64, "output_size": 227}
+    assert isinstance(build("decoder", config.decoder, **shapes), nn.Module)
 
 
 def test_losses_optimiser_scheduler_and_callbacks_build():

@@ -1,163 +1,228 @@
-"""Sweeps whose jobs run in processes of their own: they come to what one process comes to, killed or not."""
+"""Sweeps, with their jobs in this process and in others: what becomes of a failure, and of a launcher that is killed."""
 
 import csv
+import errno
+import gc
+import json
 import os
 import signal
 import subprocess
+import sys
 import time
+import weakref
 
 import pytest
-from conftest import Outcome, run_experiment, run_train
+from conftest import REPOSITORY, Outcome, run_command, run_experiment, run_train
 from killing import WALL_CLOCK, differences
 from test_ddp import start
 
-from inversion import sweep as sweeps
+from inversion.core.errors import InputError
 from inversion.core.files import is_locked
+from inversion.launch import command_line, job, resolvers
 
 JOBS = ("conv5_seed-0", "conv5_seed-1")
 
 
-@pytest.fixture(scope="module")
-def options(quick):
-    small = ["layer=conv5", "seed=0,1", "decoder.channels=[16,8,8,8]", "trainer.precision=32-true"]
-    return ["-m", *quick, *small, "trainer.max_epochs=20", "callbacks.last.seconds=0", "callbacks.grid=null"]
-
-
-@pytest.fixture(scope="module")
-def basic(options, tmp_path_factory):
-    """The folder of the same sweep in this process."""
-    folder = tmp_path_factory.mktemp("basic") / "out"
-    assert run_train(*options, f"hydra.sweep.dir={folder}") == Outcome(0, "")
-    return folder
-
-
-def check_same(one, other):
-    """Figure and table alike, and all that they are made from."""
-    for name in JOBS:
-        assert not differences(one / name, other / name)
-    assert (one / "samples.png").read_bytes() == (other / "samples.png").read_bytes()
-    first, second = (list(csv.DictReader((folder / "metrics.csv").open())) for folder in (one, other))
-    told = [key for key in first[0] if not key.startswith(WALL_CLOCK)]
-    assert [[row[key] for key in told] for row in first] == [[row[key] for key in told] for row in second]
+def run(task, *arguments):
+    """A program of this task and train.py's options."""
+    return run_command("train.py", lambda: command_line.run(task), arguments)
 
 
 def until(condition, seconds=200, process=None):
-    """Waits for it to come true, as long as the process goes on."""
+    """Waits for it to come true, as long as the process lives."""
     deadline = time.monotonic() + seconds
     while not condition():
         assert time.monotonic() < deadline and (process is None or process.poll() is None)
         time.sleep(0.01)
 
 
-def has_begun(job):
-    return (job / "checkpoints" / "last.ckpt").is_file()
+def fail(cfg, folder):
+    if cfg.seed:
+        raise InputError(f"seed={cfg.seed} can't be used.")
+    (folder / "metrics.json").write_text("{}")
 
 
-def test_joblib_comes_to_what_one_process_comes_to(options, basic, tmp_path):
-    """Even if the process that launched the sweep was killed on the way: its jobs end with it, and can be gone on with."""
-    folder, said = tmp_path / "out", tmp_path / "said.txt"
-    arguments = [*options, "hydra/launcher=joblib", "hydra.launcher.n_jobs=2", f"hydra.sweep.dir={folder}"]
-    process = start(arguments, said)
-    until(lambda: any(has_begun(folder / name) for name in JOBS), process=process)
+@pytest.mark.parametrize("launcher", ["basic", "joblib"])
+def test_a_job_that_failed_is_named_wherever_its_folder_lies(tmp_path, monkeypatch, launcher, one_line):
+    monkeypatch.setattr("inversion.launch.sweep._report", lambda folder, jobs: (folder / "done").write_text(f"{jobs}"))
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "")
+    folders = [f"hydra.sweep.dir={tmp_path / 'out'}", "hydra.sweep.subdir='../runs/${hydra.job.num}'"]
+    outcome = run(fail, "-m", "seed=0,1,2", f"hydra/launcher={launcher}", *folders)
+    failed = "../runs/1 (seed=1 can't be used); ../runs/2 (seed=2 can't be used)"
+    assert (outcome.code, one_line(outcome.said)) == (1, f"error: 2 of the sweep's jobs failed: {failed}.")
+    assert "runs/0')]" in (tmp_path / "out" / "done").read_text()
+    assert run(fail, "-m", "seed=0", f"hydra.sweep.dir={tmp_path / 'out'}") == Outcome(
+        0, ""
+    )  # earlier failures aren't its own
+
+
+def test_a_job_that_ends_without_a_result_is_no_success(tmp_path, one_line):
+    outcome = run(lambda cfg, folder: None, "-m", "seed=3", "layer=conv5", f"hydra.sweep.dir={tmp_path}")
+    assert outcome.code == 1 and "conv5 (ended without a result)" in one_line(outcome.said)
+
+
+def test_a_bug_in_a_job_is_shown_and_its_model_freed(tmp_path, capfd):
+    models = []
+
+    class Model:
+        pass
+
+    def task(cfg, folder):
+        gc.collect()
+        assert not any(model() for model in models)
+        model = Model()
+        models.append(weakref.ref(model))
+        raise ZeroDivisionError("a bug")
+
+    outcome = run(task, "-m", "seed=0,1", f"hydra.sweep.dir={tmp_path}")
+    assert outcome.code == 1 and "conv5_seed-1 (ZeroDivisionError: a bug)" in outcome.said and len(models) == 2
+    assert "raise ZeroDivisionError" in capfd.readouterr().out
+
+
+@pytest.mark.parametrize(
+    ("number", "said"),
+    [
+        (errno.EACCES, "make it readable and writable, or choose another"),
+        (errno.ENOSPC, "make room there, or choose another folder"),
+    ],
+)
+def test_what_the_system_refuses_is_one_sentence(tmp_path, one_line, number, said):
+    def task(cfg, folder):
+        (folder / "checkpoints").mkdir()
+        (folder / "checkpoints" / "last.ckpt").touch()
+        raise OSError(number, os.strerror(number), "x.png")
+
+    outcome = run(task, f"hydra.run.dir={tmp_path}")
+    assert outcome.code == 1 and f"x.png can't be used ({os.strerror(number)}): {said}" in one_line(outcome.said)
+    assert f"the same command with hydra.run.dir='{tmp_path}' resumes from it" in outcome.said
+
+
+@pytest.mark.parametrize(("number", "code"), [(signal.SIGTERM, 143), (signal.SIGINT, 130)])
+@pytest.mark.parametrize("mode", ["run", "sweep"])
+def test_a_stopped_program_says_how_to_resume(tmp_path, capsys, number, code, mode):
+    def task(cfg, folder):
+        (folder / "checkpoints").mkdir()
+        (folder / "checkpoints" / "last.ckpt").touch()
+        try:
+            signal.raise_signal(number)
+        except KeyboardInterrupt:
+            sys.exit(1)  # as Lightning does
+
+    arguments = ["-m", "seed=0,1"] if mode == "sweep" else []
+    assert run(task, *arguments, f"hydra.{mode}.dir={tmp_path}") == Outcome(code, "")
+    said = capsys.readouterr().err
+    assert f"the same command with hydra.{mode}.dir='{tmp_path}' resumes" in said
+    assert not is_locked(tmp_path) and ("last.ckpt" in said) == (mode == "run")
+
+
+def test_a_job_gives_sweepers_its_validation_error(tmp_path, monkeypatch):
+    results = []
+    run_job = command_line.run_job
+    monkeypatch.setattr(command_line, "run_job", lambda *arguments: results.append(run_job(*arguments)))
+    run(lambda cfg, folder: (folder / "metrics.json").write_text('{"val": {"mse": 0.25}}'), f"hydra.run.dir={tmp_path / 'a'}")
+    run(lambda cfg, folder: None, f"hydra.run.dir={tmp_path / 'b'}")
+    assert results == [0.25, None]
+
+
+def test_the_folder_of_another_run_is_left_alone(tmp_path, one_line):
+    outcomes = []
+
+    def task(cfg, folder):
+        code = "import train; train.command()"
+        command = [sys.executable, "-c", code, f"hydra.run.dir={folder}"]
+        outcomes.append(subprocess.run(command, cwd=REPOSITORY, capture_output=True, text=True))
+
+    assert run(task, f"hydra.run.dir={tmp_path}") == Outcome(0, "")
+    assert outcomes[0].returncode == 1 and "is in use by another run" in one_line(outcomes[0].stderr)
+
+
+def test_joblibs_workers_end_with_a_launcher_that_is_killed(tmp_path):
+    """So that the same command can resume the jobs."""
+    code = (
+        "import sys, time\nfrom inversion.launch import command_line\n"
+        "def task(cfg, folder):\n    (folder / 'begun').touch(); time.sleep(300)\n"
+        "command_line.run(task)"
+    )
+    arguments = ["-m", "seed=0,1", "hydra/launcher=joblib", "hydra.launcher.n_jobs=2", f"hydra.sweep.dir={tmp_path}"]
+    process = subprocess.Popen([sys.executable, "-c", code, *arguments], cwd=REPOSITORY)
+    until(lambda: all((tmp_path / name / "begun").exists() for name in JOBS), process=process)
+    assert all(is_locked(tmp_path / name) for name in JOBS)
     process.kill()
-    until(lambda: not any(is_locked(folder / name) for name in JOBS), 10)
-    assert not all((folder / name / "metrics.json").is_file() for name in JOBS)
-    assert start(arguments, said).wait(240) == 0, said.read_text()
-    assert "Going on from" in said.read_text()
-    check_same(basic, folder)
+    until(lambda: not any(is_locked(tmp_path / name) for name in JOBS), 10)
 
 
-def send(signum, folder, name):
-    """To the process that submitit has started for this job."""
-    (log,) = [path for path in folder.glob(".submitit/*/*_0_log.out") if f"{folder / name}\n" in path.read_text()]
+@pytest.mark.parametrize(
+    ("process", "visible", "gpus", "expected"),
+    [
+        ("MainProcess", None, 4, None),
+        ("LokyProcess-1", None, 4, "0"),
+        ("LokyProcess-6", None, 4, "1"),
+        ("LokyProcess-2", "GPU-a,GPU-b", 2, "GPU-b"),
+        ("LokyProcess-2", "", 0, ""),
+        ("LokyProcess-2", None, 0, ""),
+    ],
+)
+def test_each_of_joblibs_processes_has_a_gpu_of_its_own(monkeypatch, process, visible, gpus, expected):
+    monkeypatch.setattr(job.multiprocessing.current_process(), "name", process)
+    monkeypatch.setattr(job, "_end_with_parent", lambda: None)
+    monkeypatch.setattr("torch.cuda.device_count", lambda: gpus)
+    monkeypatch.delenv("CUDA_VISIBLE_DEVICES")
+    if visible is not None:
+        monkeypatch.setenv("CUDA_VISIBLE_DEVICES", visible)
+    job._settle_in_worker()
+    assert os.environ.get("CUDA_VISIBLE_DEVICES") == expected
+    assert resolvers.jobs_at_once() == (gpus or 2)
+
+
+def test_launchers_that_cannot_be_used(monkeypatch, tmp_path, one_line):
+    arguments = ["-m", "layer=conv5,fc8", f"hydra.sweep.dir={tmp_path / 'out'}"]
+    monkeypatch.setitem(sys.modules, "hydra_plugins.hydra_joblib_launcher.joblib_launcher", None)
+    outcome = run_train(*arguments, "hydra/launcher=joblib")
+    assert outcome.code == 1 and "pip install -e '.[joblib,slurm]'" in one_line(outcome.said)
+    monkeypatch.setenv("PATH", str(tmp_path))
+    outcome = run_train(*arguments, "hydra/launcher=submitit_slurm")
+    assert outcome.code == 1 and "no srun here" in one_line(outcome.said)
+    assert not (tmp_path / "out").exists()
+
+
+@pytest.fixture(scope="module")
+def options(quick):
+    small = ["layer=conv5", "seed=0,1", "decoder.channels=[16,8,8,8]", "trainer.precision=32-true"]
+    return ["-m", *quick, *small, "callbacks.last.seconds=0", "callbacks.grid=null"]
+
+
+@pytest.mark.slow
+def test_other_launchers_come_to_what_one_process_comes_to(options, tmp_path):
+    assert run_train(*options, f"hydra.sweep.dir={tmp_path / 'basic'}") == Outcome(0, "")
+    for launcher in ("joblib", "submitit_local"):
+        said, folder = tmp_path / "said.txt", tmp_path / launcher
+        assert start([*options, f"hydra/launcher={launcher}", f"hydra.sweep.dir={folder}"], said).wait(400) == 0, (
+            said.read_text()
+        )
+        for name in JOBS:
+            assert not differences(tmp_path / "basic" / name, folder / name)
+        assert (tmp_path / "basic" / "samples.png").read_bytes() == (folder / "samples.png").read_bytes()
+        first, second = (list(csv.DictReader((each / "metrics.csv").open())) for each in (tmp_path / "basic", folder))
+        columns = [key for key in first[0] if not key.startswith(WALL_CLOCK)]
+        assert [[row[key] for key in columns] for row in first] == [[row[key] for key in columns] for row in second]
+    assert run_experiment("report", f"runs={tmp_path / 'basic'}", f"hydra.run.dir={tmp_path / 'report'}").code == 0
+    for name in ("samples.png", "metrics.csv"):
+        assert (tmp_path / "report" / name).read_bytes() == (tmp_path / "basic" / name).read_bytes()
+
+
+@pytest.mark.slow
+def test_a_job_that_submitit_loses(options, tmp_path):
+    """The sweep fails, with how to resume; the same command then resumes it."""
+    folder, said = tmp_path / "out", tmp_path / "said.txt"
+    arguments = [*options, "hydra/launcher=submitit_local", "trainer.max_epochs=20", f"hydra.sweep.dir={folder}"]
+    process = start(arguments, said)
+    until(lambda: (folder / JOBS[0] / "checkpoints" / "last.ckpt").is_file(), process=process)
+    (log,) = [path for path in folder.glob(".submitit/*/*_0_log.out") if f"{folder / JOBS[0]}\n" in path.read_text()]
     controller = log.name.partition("_")[0]
     (pid,) = subprocess.run(["pgrep", "-P", controller], capture_output=True, text=True, check=True).stdout.split()
-    os.kill(int(pid), signum)
-
-
-def test_jobs_that_submitit_starts_are_queued_again_or_gone_on_with(options, basic, tmp_path):
-    """One is killed, and gone on with by the same command; one is preempted meanwhile, queued again and waited for."""
-    folder, said = tmp_path / "out", tmp_path / "said.txt"
-    launcher = ["hydra/launcher=submitit_local", "hydra.launcher.timeout_min=10", f"hydra.sweep.dir={folder}"]
-    process = start([*options, *launcher], said)
-    waiting = dict(zip(JOBS, (signal.SIGKILL, signal.SIGUSR2), strict=True))
-    while waiting:  # each after its first epoch, whichever comes there first
-        until(lambda: any(has_begun(folder / name) for name in waiting), process=process)
-        for name in [name for name in waiting if has_begun(folder / name)]:
-            send(waiting.pop(name), folder, name)
+    os.kill(int(pid), signal.SIGKILL)
     assert process.wait(240) == 1, said.read_text()
-    assert f"error: 1 of the sweep's jobs failed: {JOBS[0]} (ended without a result)\n" in said.read_text()
-    assert [row["run"] for row in csv.DictReader((folder / "metrics.csv").open())] == [JOBS[1]]
-    assert "Going on from" in (folder / JOBS[1] / "train.log").read_text()
-    assert not differences(basic / JOBS[1], folder / JOBS[1])
-    assert start([*options, *launcher], said).wait(240) == 0, said.read_text()
-    assert "Going on from" in (folder / JOBS[0] / "train.log").read_text()
-    check_same(basic, folder)
-
-
-def test_a_sweep_over_a_glob_has_its_report(quick, tmp_path):
-    folder = tmp_path / "out"
-    small = ["trainer.max_epochs=1", "decoder.channels=[8,8]", "decoder.depth=[0,0]"]
-    assert run_train("-m", "layer=glob(fc*,exclude=fc7)", *quick, *small, f"hydra.sweep.dir={folder}") == Outcome(0, "")
-    assert [row["run"] for row in csv.DictReader((folder / "metrics.csv").open())] == ["fc6", "fc8"]
-
-
-def test_what_became_of_jobs_in_a_sweeps_folder(tmp_path):
-    for name, said in {"broken": "a\nreason\n", "empty": "", "killed": None}.items():
-        (tmp_path / name / ".hydra").mkdir(parents=True)
-        if said is not None:
-            (tmp_path / name / sweeps.FAILED_FILE).write_text(said)
-    silent = "ended without a result"
-    assert sweeps.failed_jobs(tmp_path) == ["broken (reason)", f"empty ({silent})", f"killed ({silent})"]
-    with pytest.raises(SystemExit, match=r"3 of the sweep's jobs failed: .*; and 2 of its jobs haven't begun"):
-        sweeps.SweepReport().conclude(tmp_path, waiting=2)
-
-
-def test_the_report_afterwards_is_the_sweeps(basic, tmp_path):
-    assert run_experiment("report", f"runs={basic}", f"hydra.run.dir={tmp_path}").code == 0
-    for name in ("samples.png", "metrics.csv"):
-        assert (tmp_path / name).read_bytes() == (basic / name).read_bytes()
-
-
-@pytest.mark.parametrize(
-    ("process", "gpus", "accelerator", "devices"),
-    [
-        ("MainProcess", 4, "auto", 1),
-        ("LokyProcess-1", 4, "auto", [0]),
-        ("LokyProcess-6", 4, "gpu", [1]),
-        ("LokyProcess-2", 4, "cpu", 1),
-        ("LokyProcess-2", 0, "auto", 1),
-    ],
-)
-def test_each_of_joblibs_processes_has_a_gpu_of_its_own(monkeypatch, process, gpus, accelerator, devices):
-    monkeypatch.setattr(sweeps.multiprocessing.current_process(), "name", process)
-    monkeypatch.setattr("torch.cuda.device_count", lambda: gpus)
-    assert sweeps.device_of_worker(accelerator) == devices
-    assert sweeps.jobs_at_once() == (gpus or 2)
-
-
-@pytest.mark.parametrize(
-    ("overrides", "jobs"),
-    [
-        ([], 1),
-        (["layer=conv5", "trainer.max_epochs=2"], 1),
-        (["layer=conv2,conv5,fc6,fc8", "data.seed=range(3)", "decoder.depth=[1,1]"], 12),
-        (["layer=conv2,conv5,fc6,fc8", "layer=fc8"], 1),
-        (["optimizer.lr=choice(1e-3,2e-3)", "seed=1,2"], 4),
-        (["seed=1,1,2"], 2),
-    ],
-)
-def test_a_sweep_knows_how_many_jobs_it_has(overrides, jobs):
-    assert sweeps.number_of_jobs(sweeps.parse(overrides)) == jobs
-
-
-def test_a_cluster_that_is_not_there(monkeypatch, tmp_path, one_line):
-    monkeypatch.setenv("PATH", str(tmp_path))
-    outcome = run_train("-m", "layer=conv5,fc8", "hydra/launcher=submitit_slurm", f"hydra.sweep.dir={tmp_path / 'out'}")
-    assert outcome.code == 1 and "no srun here" in one_line(outcome.said)
-
-
-def test_a_launcher_that_is_not_installed(monkeypatch, tmp_path, one_line):
-    monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
-    outcome = run_train("-m", "layer=conv5,fc8", "hydra/launcher=joblib", f"hydra.sweep.dir={tmp_path / 'out'}")
-    assert outcome.code == 1 and "pip install -e '.[joblib]'" in one_line(outcome.said)
+    assert f"{JOBS[0]} (ended without a result)" in said.read_text() and "the sweep broke off" in said.read_text()
+    until(lambda: not is_locked(folder / JOBS[1]))
+    assert start(arguments, said).wait(240) == 0, said.read_text()
+    assert {json.loads((folder / name / "metrics.json").read_text())["seed"] for name in JOBS} == {0, 1}
