@@ -143,7 +143,7 @@ def first_difference(before: Mapping[str, Any], now: Mapping[str, Any], but: Seq
         but: options, and groups of options, that are not compared.
     """
     then, here = _flat(before), _flat(now)
-    for key in [*then, *(key for key in here if key not in then)]:
+    for key in sorted({**then, **here}, key=lambda key: key.count(".")):  # seed before data.shuffle_seed, which follows it
         if then.get(key, "left out") != here.get(key, "left out") and not f"{key}.".startswith(tuple(f"{b}." for b in but)):
             return f"{key}={then.get(key, 'left out')}, not {here.get(key, 'left out')}"
     return None
