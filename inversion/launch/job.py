@@ -58,7 +58,7 @@ def run_job(task: Callable[[DictConfig, Path], Any], cfg: DictConfig) -> float |
 
     Raises:
         SystemExit: a single run failed for a reason that is the user's or the system's, in one sentence.
-        InputError: a job failed, in a sweep by another sweeper than Hydra's basic one, which goes on by itself.
+        InputError: a job failed, in a sweep by another sweeper than Hydra's basic one.
         KeyboardInterrupt: Ctrl-C, or SIGTERM.
     """
     hydra = HydraConfig.get()
@@ -165,10 +165,13 @@ def _settle_in_worker() -> None:
     if not number:
         return
     _end_with_parent()
-    import torch
+    visible = os.environ.get("CUDA_VISIBLE_DEVICES")
+    if visible is None:
+        import torch
 
-    visible = os.environ.get("CUDA_VISIBLE_DEVICES", ",".join(map(str, range(torch.cuda.device_count())))).split(",")
-    os.environ["CUDA_VISIBLE_DEVICES"] = visible[(int(number) - 1) % len(visible)]
+        visible = ",".join(map(str, range(torch.cuda.device_count())))  # counts without initialising CUDA
+    devices = visible.split(",")
+    os.environ["CUDA_VISIBLE_DEVICES"] = devices[(int(number) - 1) % len(devices)]
 
 
 def _run_beside_first(task: Callable[[DictConfig, Path], Any], cfg: DictConfig, folder: Path) -> None:

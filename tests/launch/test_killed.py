@@ -68,7 +68,7 @@ def test_a_run_killed_three_times_ends_as_one_that_was_not(whole, tmp_path):
     assert check(whole, tmp_path / "run", seed=0, kills=3) >= 2  # the third may find the run at its end
 
 
-def test_a_sweep_killed_in_its_second_job_goes_on_there(whole, tmp_path):
+def test_a_sweep_killed_in_its_second_job_resumes_there(whole, tmp_path):
     """Its first job is left alone, and is the run that was never stopped; figure and table are of both."""
     options = ["-m", *whole.options, "seed=0,1", *places(tmp_path)[1:], f"hydra.sweep.dir={tmp_path / 'out'}"]
     steps = 4 * 3
