@@ -25,7 +25,7 @@ from inversion.decoders.ensemble import Ensemble
 from inversion.decoders.standardize import Standardize
 from inversion.encoders.alexnet import Encoder
 from inversion.training import checkpoints
-from inversion.training.callbacks import MovableCheckpoint, SeededEpochs
+from inversion.training.callbacks import LastCheckpoint, SeededEpochs
 from inversion.training.module import InversionModule
 
 log = logging.getLogger(__name__)
@@ -77,8 +77,7 @@ def build_trainer(config: DictConfig, folder: Path, may_share: bool = False) -> 
                 f"callbacks: a {type(callback).__name__} changes options that the run's folder is to be found by; sweep over "
                 "them instead, as in -m optimizer.lr=1e-3,2e-3,4e-3."
             )
-    places = [Path(c.dirpath or "checkpoints") / str(c.filename) for c in callbacks if isinstance(c, MovableCheckpoint)]
-    if config.trainer.get("enable_checkpointing") is False or checkpoints.LAST not in [place.name for place in places]:
+    if config.trainer.get("enable_checkpointing") is False or not any(isinstance(c, LastCheckpoint) for c in callbacks):
         raise InputError("callbacks.last and trainer.enable_checkpointing must stay: without them a run can't be resumed.")
     trainer: Trainer = build(
         "trainer",

@@ -234,17 +234,9 @@ def reconstruct(model: LightningModule, images: Tensor) -> Tensor:
 class ImagesPerSecond(Callback):
     """Logs `train/images_per_second`: training images over the wall time of the epoch's training part."""
 
-    def __init__(self) -> None:
-        self.seconds = 0.0
-        self.images = 0
-        self.started = 0.0
-
-    def on_train_epoch_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        self.seconds, self.images = 0.0, 0
-
     def on_train_batch_start(self, trainer: Trainer, pl_module: LightningModule, batch: Any, batch_idx: int) -> None:
         if batch_idx == 0:
-            self.started = time.perf_counter()
+            self.started, self.images = time.perf_counter(), 0
 
     def on_train_batch_end(
         self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Batch, batch_idx: int
@@ -253,12 +245,9 @@ class ImagesPerSecond(Callback):
         if trainer.is_last_batch:
             if pl_module.device.type != "cpu":
                 torch.accelerator.synchronize()
-            self.seconds = time.perf_counter() - self.started
-
-    def on_train_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        if self.seconds:
-            rate = self.images / self.seconds  # this process's, to be added to the others'
-            pl_module.log("train/images_per_second", rate, reduce_fx="sum", sync_dist=True)
+            rate = self.images / (time.perf_counter() - self.started)  # this process's, to be added to the others'
+            options: dict[str, Any] = {"on_step": False, "on_epoch": True, "reduce_fx": "sum", "sync_dist": True}
+            pl_module.log("train/images_per_second", rate, **options)
 
 
 SHOWN = {
