@@ -108,8 +108,6 @@ def measure(cfg: DictConfig, scratch: Path) -> Row:
     split = sample_of(whole.split, cfg.steps, cfg.data.batch_size)
     cfg.trainer.max_epochs, cfg.data.native_size = 1, whole.native_size
     cfg.data.cache = cfg.data.cache and str(scratch / "cache")
-    for name in ("best", "last"):
-        cfg.callbacks[name].dirpath = str(scratch / "checkpoints")
     device = build_trainer(cfg, scratch).strategy.root_device
     decoding, encoding = time_preparation(cfg, split, device)
     layers = time_layers(cfg, split, device, scratch)

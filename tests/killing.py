@@ -167,7 +167,7 @@ def curves(folder: Path) -> dict[str, list[tuple[int, float]]]:
     """Each curve's steps and values, and the pictures' steps, as TensorBoard shows them. Of the speed only the steps; of the
     config only that it is there, since TensorBoard purges no texts: a run killed before its first checkpoint has it twice.
     """
-    events = EventAccumulator(str(folder / "tensorboard"), size_guidance={"images": 0, "scalars": 0, "tensors": 0})
+    events = EventAccumulator(str(folder), size_guidance={"images": 0, "scalars": 0, "tensors": 0})
     events.Reload()
     scalars = {tag: [(e.step, e.value) for e in events.Scalars(tag)] for tag in events.Tags()["scalars"]}
     scalars["train/images_per_second"] = [(step, 0) for step, _ in scalars["train/images_per_second"]]

@@ -83,7 +83,7 @@ def change(path, change):
 def test_code_in_a_checkpoint_never_runs(run, tmp_path, one_line):
     best, marker = checkpoints.path_of(run, checkpoints.BEST), tmp_path / "marker"
     change(best, lambda content: content["state_dict"].update(code=Touch(marker)))
-    assert "no whole checkpoint (UnpicklingError)" in one_line(refused(trained.load, run))
+    assert "damaged, or no checkpoint (UnpicklingError)" in one_line(refused(trained.load, run))
     torch.save({"files": Touch(marker)}, run / runs.SAMPLES_FILE)
     assert "samples.pt" in one_line(refused(runs.FinishedRun.load, run))
     assert not marker.exists()
@@ -110,8 +110,8 @@ def test_a_config_in_a_checkpoint_can_name_no_command(run, tmp_path, one_line, n
         (lambda content: content["state_dict"].update({next(iter(content["state_dict"])): torch.zeros(3)}), "doesn't fit"),
         (lambda content: next(iter(content["state_dict"].values())).fill_(torch.nan), "something else than finite numbers"),
         (lambda content: content.update(state_dict=[1, 2]), "holds no weights"),
-        (lambda content: content["inversion"].update(format=1), "no checkpoint of this version"),
-        (lambda content: content["inversion"].pop("encoder"), "no checkpoint of this version"),
+        (lambda content: content["inversion"].update(format=1), "no checkpoint of this project"),
+        (lambda content: content["inversion"].pop("encoder"), "no checkpoint of this project"),
         (lambda content: content["inversion"]["config"].pop("decoder"), "doesn't say what run"),
     ],
 )
@@ -126,7 +126,7 @@ def test_one_byte_changed_among_a_checkpoints_weights_is_found(run, one_line):
     content[len(content) // 2] ^= 1
     best.write_bytes(content)
     torch.load(best, weights_only=True)  # sees nothing
-    assert "no whole checkpoint (BadZipFile)" in one_line(refused(trained.load, run))
+    assert "damaged, or no checkpoint (BadZipFile)" in one_line(refused(trained.load, run))
 
 
 @pytest.mark.parametrize("harm", [lambda content: content["state_dict"].popitem(), lambda content: content.pop("loops")])

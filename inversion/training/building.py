@@ -25,7 +25,7 @@ from inversion.decoders.ensemble import Ensemble
 from inversion.decoders.standardize import Standardize
 from inversion.encoders.alexnet import Encoder
 from inversion.training import checkpoints
-from inversion.training.callbacks import LastCheckpoint, SeededEpochs
+from inversion.training.callbacks import MovableCheckpoint, SeededEpochs
 from inversion.training.module import InversionModule
 
 log = logging.getLogger(__name__)
@@ -77,8 +77,15 @@ def build_trainer(config: DictConfig, folder: Path, may_share: bool = False) -> 
                 f"callbacks: a {type(callback).__name__} changes options that the run's folder is to be found by; sweep over "
                 "them instead, as in -m optimizer.lr=1e-3,2e-3,4e-3."
             )
-    if config.trainer.get("enable_checkpointing") is False or not any(isinstance(c, LastCheckpoint) for c in callbacks):
-        raise InputError("callbacks.last and trainer.enable_checkpointing must stay: without them a run can't be resumed.")
+    names = {str(callback.filename) for callback in callbacks if isinstance(callback, MovableCheckpoint)}
+    if config.trainer.get("enable_checkpointing") is False or not {checkpoints.LAST} <= names <= {
+        checkpoints.BEST,
+        checkpoints.LAST,
+    }:
+        raise InputError(
+            "callbacks.last, callbacks.best.filename and trainer.enable_checkpointing must stay as they are: without last.ckpt a "
+            "run can't be resumed, and without best.ckpt not be used."
+        )
     trainer: Trainer = build(
         "trainer",
         config.trainer,
@@ -184,13 +191,13 @@ def build_module(kind: type[M], config: DictConfig, encoder: Encoder, native_siz
         loss=build("loss", config.loss),
         optimizer=build("optimizer", optimizer),
         scheduler=build("scheduler", config.scheduler),
-        standardize=build_standardize(config, encoder),
+        standardize=build_standardize(config.standardize, config.decoder, encoder),
     )
     check_optimizer(module)
     return module
 
 
-def build_standardize(config: DictConfig, encoder: Encoder) -> Standardize | nn.Identity:
+def build_standardize(option: bool | str, decoder: Mapping[str, Any], encoder: Encoder) -> Standardize | nn.Identity:
     """What features pass through before the decoder. Of trained weights, `standardize=auto` does what the decoder's options
     ask for. Those of untrained ones it standardises: nearly all that varies in them is one direction, and whitened the rest is
     noise.
@@ -198,7 +205,7 @@ def build_standardize(config: DictConfig, encoder: Encoder) -> Standardize | nn.
     Raises:
         InputError: no such option.
     """
-    option, wanted = config.standardize, config.decoder.get("standardized", True)
+    wanted = decoder.get("standardized", True)
     for name, value, choices in (
         ("standardize", option, (True, False, "whiten", "auto")),
         ("decoder.standardized", wanted, (True, False, "whiten")),

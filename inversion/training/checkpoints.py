@@ -33,8 +33,6 @@ WITHOUT_EFFECT = (
     *("trainer.enable_progress_bar", "trainer.enable_model_summary", "trainer.log_every_n_steps", "trainer.benchmark"),
 )
 """Options that may differ when a run is resumed or a finished one is found. All others must match."""
-MAY_GROW = ("trainer.max_epochs", "test", "samples")
-"""Options that may also differ when a run is resumed that isn't finished."""
 
 
 class AtomicCheckpoints(TorchCheckpointIO):
@@ -120,11 +118,11 @@ def check_match(
     before = content[METADATA]
     folder = path.parents[1]
     advice = "give another hydra.run.dir (hydra.sweep.dir for a sweep), or delete that folder to start anew"
-    difference = first_difference(before["config"], now["config"], (*WITHOUT_EFFECT, *may_differ))
+    differences = find_differences(before["config"], now["config"], (*WITHOUT_EFFECT, *may_differ))
     names = {"split": "another draw of images", "encoder": "other encoder weights", "loss": "other weights in its loss"}
-    difference = difference or next((name for key, name in names.items() if before.get(key) != now.get(key)), None)
-    if difference:
-        raise InputError(f"{folder} holds a run with {difference}: {advice}.")
+    differences += [name for key, name in names.items() if before.get(key) != now.get(key)]
+    if differences:
+        raise InputError(f"{folder} holds a run with {' and '.join(differences[:3])}: {advice}.")
     if module is not None:
         wanted, found = ({key: value.shape for key, value in s.items()} for s in (module.state_dict(), content["state_dict"]))
         odd = [key for key in [*wanted, *found] if wanted.get(key) != found.get(key)]
@@ -136,17 +134,17 @@ def check_match(
     return content
 
 
-def first_difference(before: Mapping[str, Any], now: Mapping[str, Any], but: Sequence[str]) -> str | None:
-    """The first option in which two resolved configs differ, as in `seed=0, not 1`; or None.
+def find_differences(before: Mapping[str, Any], now: Mapping[str, Any], but: Sequence[str]) -> list[str]:
+    """The options in which two resolved configs differ, as in `seed=0, not 1`.
 
     Args:
         but: options, and groups of options, that are not compared.
     """
     then, here = _flat(before), _flat(now)
-    for key in sorted({**then, **here}, key=lambda key: key.count(".")):  # seed before data.shuffle_seed, which follows it
-        if then.get(key, "left out") != here.get(key, "left out") and not f"{key}.".startswith(tuple(f"{b}." for b in but)):
-            return f"{key}={then.get(key, 'left out')}, not {here.get(key, 'left out')}"
-    return None
+    keys = sorted({**then, **here}, key=lambda key: key.count("."))  # seed before data.shuffle_seed, which follows it
+    pairs = {key: (then.get(key, "left out"), here.get(key, "left out")) for key in keys}
+    compared = (key for key in pairs if not f"{key}.".startswith(tuple(f"{group}." for group in but)))
+    return [f"{key}={pairs[key][0]}, not {pairs[key][1]}" for key in compared if pairs[key][0] != pairs[key][1]]
 
 
 def _flat(config: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:

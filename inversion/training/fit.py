@@ -51,6 +51,7 @@ def fit(
     parts: Sequence[str],
     before: Callable[[Trainer, LightningModule], None] | None = None,
     may_share: bool = False,
+    may_grow: Sequence[str] = (),
 ) -> Fitted | None:
     """Trains what `build_module` gives, or resumes it from the folder's last checkpoint, and loads its best weights.
 
@@ -63,6 +64,7 @@ def fit(
         parts: of the images that will be used; a broken one is better found now than after the training.
         before: called just before the fit.
         may_share: whether several devices may share the work.
+        may_grow: options that may differ when the run is resumed.
 
     Returns:
         None if the folder holds this run, finished.
@@ -79,7 +81,7 @@ def fit(
         checkpoints.check_match(best if best.is_file() else last, metadata)
         log.info(f"{folder} holds this run, finished: give another hydra.run.dir, or delete it to run again.")
         return None
-    resumed = checkpoints.check_match(last, metadata, module, checkpoints.MAY_GROW) if last.is_file() else None
+    resumed = checkpoints.check_match(last, metadata, module, may_grow) if last.is_file() else None
     datamodule.setup("fit")
     if "test" in parts:
         datamodule.images("test")

@@ -18,12 +18,16 @@ from inversion.encoders.alexnet import TAPS
 from inversion.training import outcome
 from inversion.training.building import build, build_module
 from inversion.training.callbacks import reconstruct
+from inversion.training.checkpoints import BEST, path_of
 from inversion.training.evaluation import evaluate
 from inversion.training.fit import Fitted, fit, start
 from inversion.training.module import InversionModule
 from inversion.training.provenance import command_line, provenance
 
 log = logging.getLogger(__name__)
+
+MAY_GROW = ("trainer.max_epochs", "test", "samples")
+"""Options that may differ when a run is resumed that isn't finished. (A scheduler that knows the epochs must match, though.)"""
 
 
 def train(cfg: DictConfig, folder: Path) -> dict[str, Any] | None:
@@ -94,7 +98,12 @@ def fit_decoder(cfg: DictConfig, folder: Path, kind: type[InversionModule] = Inv
             datamodule.use_features(deepest.to(device), [own, *others], device)
 
     parts = ("train", "val", "test") if cfg.test else ("train", "val")
-    return fit(cfg, folder, datamodule, module_of, program="train.py", parts=parts, before=encode_once, may_share=True)
+    options: dict[str, Any] = {"parts": parts, "before": encode_once, "may_share": True, "may_grow": MAY_GROW}
+    fitted = fit(cfg, folder, datamodule, module_of, program="train.py", **options)
+    if fitted and fitted.best_epoch is None and not fitted.trainer.fast_dev_run:  # type: ignore[attr-defined]
+        log.info("No epoch was validated: the last weights stand for the best.")
+        fitted.trainer.save_checkpoint(path_of(folder, BEST))
+    return fitted
 
 
 def description(cfg: DictConfig, fitted: Fitted) -> dict[str, Any]:

@@ -141,11 +141,8 @@ def test_impossible_values(quick, one_line, tmp_path):
         (["data.cache=/dev/null/x"], "data.cache=/dev/null/x"),
         (["scheduler=step", "scheduler.step_size=0"], "scheduler"),
         (["+optimizer.foreach=true"], "optimizer"),
-        (["~callbacks.best"], "callbacks.best"),
         (["callbacks.last=null"], "callbacks.last"),
         (["callbacks.best.filename=other"], "callbacks.best"),
-        (["+trainer.fast_dev_run=true"], "fast_dev_run"),
-        (["+trainer.limit_val_batches=0"], "limit_val_batches"),
         (["data.classes=21"], "data.classes=21"),
         (["data.val_per_class=6"], "has 6 images"),
         (["trainer.max_epochs=0"], "trainer.max_epochs=0"),
@@ -177,7 +174,7 @@ def test_a_broken_image_among_ones_own(tmp_path, one_line):
     options = ["data=folder", f"data.root={tmp_path / 'photos'}", f"data.cache={tmp_path / 'cache'}"]
     options += ["encoder.weights=random", "data.native_size=32"]
     outcome = run_train("layer=conv5", *options, f"hydra.run.dir={tmp_path / 'out'}")
-    assert outcome.code != 0 and "broken image" in one_line(outcome.said) and ".png" in outcome.said
+    assert outcome.code != 0 and "10 images are broken" in one_line(outcome.said) and ".png" in outcome.said
 
 
 @pytest.mark.parametrize("option", ["hydra.run.dir", "hydra.sweep.dir"])

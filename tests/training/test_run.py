@@ -38,7 +38,7 @@ def test_a_run_leaves_what_was_promised(sweep, layer):
     split = json.loads((folder / "split.json").read_text())
     assert [len(split[part]) for part in ("train", "val", "test")] == [12, 6, 6]
     assert all(set(entry) == {"id", "name"} for entry in split["classes"])
-    for name in (".hydra/config.yaml", "tensorboard", "samples.png", "checkpoints/best.ckpt", "checkpoints/last.ckpt"):
+    for name in (".hydra/config.yaml", "hparams.yaml", "samples.png", "checkpoints/best.ckpt", "checkpoints/last.ckpt"):
         assert (folder / name).exists(), name
 
 
@@ -181,23 +181,23 @@ def test_sigterm_while_images_are_extracted_tidies_up(archive, quick, tmp_path):
         time.sleep(0.05)
     process.terminate()
     _, said = process.communicate(timeout=60)
-    assert process.returncode == 143 and "Interrupted: nothing to go on from yet." in said and "Traceback" not in said
+    assert process.returncode == 143 and "Interrupted: there is no checkpoint yet." in said and "Traceback" not in said
     assert {path.name for path in (tmp_path / "data").iterdir()} == {".lock"}
 
 
 def test_a_disk_that_fills_up_leaves_a_run_that_can_go_on(quick, tmp_path, monkeypatch, one_line):
-    from inversion.results import runs
+    from inversion.training import outcome
 
     def full(folder, *_):
         raise OSError(errno.ENOSPC, "No space left on device", str(folder / "metrics.json"))
 
     options = ["layer=conv5", *quick, "test=false", "trainer.max_epochs=1", f"hydra.run.dir={tmp_path}"]
     with monkeypatch.context() as patch:
-        patch.setattr(runs, "write_metrics", full)
+        patch.setattr(outcome, "write_metrics", full)
         outcome = run_train(*options)
     said = one_line(outcome.said)
-    assert outcome.code == 1 and f"{tmp_path / 'metrics.json'} can't be written (No space left on device)" in said
-    assert f"{tmp_path / 'checkpoints' / 'last.ckpt'}; the same command with hydra.run.dir='{tmp_path}' goes on" in said
+    assert outcome.code == 1 and f"{tmp_path / 'metrics.json'} can't be used (No space left on device)" in said
+    assert f"{tmp_path / 'checkpoints' / 'last.ckpt'}; the same command with hydra.run.dir='{tmp_path}' resumes" in said
     assert run_train(*options) == Outcome(0, "")
 
 
@@ -213,7 +213,7 @@ def test_a_failed_job_takes_nothing_with_it(quick, tmp_path):
 
 
 def test_a_failed_jobs_model_is_given_back_before_the_next_starts(quick, tmp_path, monkeypatch):
-    from inversion.training import evaluation
+    from inversion.training import run
 
     models = []
 
@@ -225,7 +225,7 @@ def test_a_failed_jobs_model_is_given_back_before_the_next_starts(quick, tmp_pat
         models.append(models[0]() is None)
         return dict.fromkeys(NUMBERS, 0.5) | {"mean_image": dict.fromkeys(NUMBERS, 0.5)}
 
-    monkeypatch.setattr(evaluation, "evaluate", fail_once)
+    monkeypatch.setattr(run, "evaluate", fail_once)
     options = ["layer=fc8,conv5", "trainer.max_epochs=1", "test=false"]
     outcome = run_train("-m", *quick, *options, f"hydra.sweep.dir={tmp_path}")
     assert outcome.code == 1 and "RuntimeError: for the test" in outcome.said
@@ -235,7 +235,10 @@ def test_a_failed_jobs_model_is_given_back_before_the_next_starts(quick, tmp_pat
 def test_other_swept_keys_are_in_the_folders_names(quick, tmp_path):
     options = ["layer=conv5", "seed=1,2", "trainer.max_epochs=1", "test=false"]
     assert run_train("-m", *quick, *options, f"hydra.sweep.dir={tmp_path}") == Outcome(0, "")
-    assert {path.name for path in tmp_path.iterdir() if path.is_dir()} == {"conv5_seed-1", "conv5_seed-2"}
+    assert {path.name for path in tmp_path.iterdir() if path.is_dir() and path.name != ".jobs"} == {
+        "conv5_seed-1",
+        "conv5_seed-2",
+    }
     assert len(list(csv.DictReader((tmp_path / "metrics.csv").open()))) == 2
 
 

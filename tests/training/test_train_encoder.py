@@ -65,7 +65,7 @@ def test_it_goes_on_where_it_was_cut(trained, options, tmp_path):
     (folder / "checkpoints").mkdir(parents=True)
     (folder / "checkpoints" / "last.ckpt").write_bytes((trained / "checkpoints" / "last.ckpt").read_bytes())
     done = train_encoder(*options, "trainer.max_epochs=2", f"hydra.run.dir={folder}")
-    assert done.returncode == 0 and "Going on from" in done.stdout
+    assert done.returncode == 0 and "Resuming from" in done.stdout
     whole, again = (torch.load(path / "alexnet.pt", weights_only=True) for path in (trained, folder))
     assert all(torch.equal(whole[key], again[key]) for key in whole)  # it was at its end
     again = train_encoder(*options, "trainer.max_epochs=2", f"hydra.run.dir={folder}")
@@ -91,7 +91,7 @@ runpy.run_path({str(program)!r}, run_name="__main__")
     killed = subprocess.run([sys.executable, "-c", script, *arguments], cwd=REPOSITORY, capture_output=True, text=True)
     assert killed.returncode == -signal.SIGKILL, killed.stderr
     done = train_encoder(*arguments)
-    assert done.returncode == 0 and "Going on from" in done.stdout
+    assert done.returncode == 0 and "Resuming from" in done.stdout
     whole, again = (torch.load(path / "alexnet.pt", weights_only=True) for path in (trained, tmp_path / "out"))
     assert all(torch.equal(whole[key], again[key]) for key in whole)
 
