@@ -27,7 +27,7 @@ from inversion.training.provenance import command_line, provenance
 log = logging.getLogger(__name__)
 
 MAY_GROW = ("trainer.max_epochs", "test", "samples")
-"""Options that may differ when a run is resumed that isn't finished. (A scheduler that knows the epochs must match, though.)"""
+"""Options that may differ when a run is resumed that isn't finished; those of a scheduler that counts the epochs may not."""
 
 
 def train(cfg: DictConfig, folder: Path) -> dict[str, Any] | None:
@@ -100,7 +100,8 @@ def fit_decoder(cfg: DictConfig, folder: Path, kind: type[InversionModule] = Inv
     parts = ("train", "val", "test") if cfg.test else ("train", "val")
     options: dict[str, Any] = {"parts": parts, "before": encode_once, "may_share": True, "may_grow": MAY_GROW}
     fitted = fit(cfg, folder, datamodule, module_of, program="train.py", **options)
-    if fitted and fitted.best_epoch is None and not fitted.trainer.fast_dev_run:  # type: ignore[attr-defined]
+    unvalidated = fitted is not None and fitted.best_epoch is None and fitted.trainer.is_global_zero
+    if fitted and unvalidated and not fitted.trainer.fast_dev_run:  # type: ignore[attr-defined]
         log.info("No epoch was validated: the last weights stand for the best.")
         fitted.trainer.save_checkpoint(path_of(folder, BEST))
     return fitted
