@@ -78,13 +78,11 @@ def build_trainer(config: DictConfig, folder: Path, may_share: bool = False) -> 
                 "them instead, as in -m optimizer.lr=1e-3,2e-3,4e-3."
             )
     names = {str(callback.filename) for callback in callbacks if isinstance(callback, MovableCheckpoint)}
-    if config.trainer.get("enable_checkpointing") is False or not {checkpoints.LAST} <= names <= {
-        checkpoints.BEST,
-        checkpoints.LAST,
-    }:
+    both = {checkpoints.BEST, checkpoints.LAST}
+    if config.trainer.get("enable_checkpointing") is False or not {checkpoints.LAST} <= names <= both:
         raise InputError(
-            "callbacks.last, callbacks.best.filename and trainer.enable_checkpointing must stay as they are: without last.ckpt a "
-            "run can't be resumed, and without best.ckpt not be used."
+            "callbacks.last, callbacks.best.filename and trainer.enable_checkpointing must stay as they are: without its "
+            "checkpoints a run can neither be resumed nor used."
         )
     trainer: Trainer = build(
         "trainer",
