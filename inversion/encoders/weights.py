@@ -31,8 +31,8 @@ CODE = "holds a whole model (pickled code), not only tensors: load it where you 
 class _StandIn:
     """Replaces every class and function that a file names and torch doesn't know, so that none of them runs."""
 
-    def __new__(cls, *arguments: object) -> "_StandIn":
-        return super().__new__(cls)
+    def __init__(self, *arguments: object) -> None:
+        pass
 
     def __setstate__(self, state: object) -> None:
         pass
@@ -81,16 +81,10 @@ def find_weights(weights: str, names: Collection[str]) -> dict[str, Tensor]:
 def fitting(
     state: Mapping[str, Tensor], expected: Mapping[str, Tensor], needed: Collection[str], source: str
 ) -> dict[str, Tensor]:
-    """Those of the tensors that have the expected shape, in float32.
-
-    Args:
-        state: as `find_weights` gives them.
-        expected: the network's state dict; its tensors may be on the meta device.
-        needed: names that must be there.
-        source: what to call the weights in an error.
+    """Those of the tensors that `find_weights` gave that have the shape expected by the network's state dict, in float32.
 
     Raises:
-        InputError: one that is needed is missing or has another shape, or a weight is not finite.
+        InputError: one of the needed is missing or has another shape, or a weight is not finite. It names the source.
     """
     result = {}
     for key, like in expected.items():
@@ -127,16 +121,16 @@ def _reason(path: Path, error: Exception) -> str:
     """What the file is, for the parsers' own words tell of their insides, or advise to run its code."""
     if isinstance(error, OSError) and error.strerror:
         return error.strerror
-    kind = kind_of(path)
     with suppress(Exception), zipfile.ZipFile(path) as archive:  # damaged zips throw anything, too
-        names = {name.rpartition("/")[2] for name in archive.namelist()}
+        names = {Path(name).name for name in archive.namelist()}
         if "constants.pkl" in names:
             return "a TorchScript model: save its state_dict()"
         if "data.pkl" not in names:
             return "a zip archive of something else"
-    if isinstance(error, UnpicklingError) and kind in ("a zip archive", "pickled Python objects"):
-        return CODE
-    return "cut off or damaged" if kind in (None, "a zip archive", "pickled Python objects") else kind
+    kind = kind_of(path)
+    if kind not in (None, "a zip archive", "pickled Python objects"):
+        return kind
+    return CODE if kind and isinstance(error, UnpicklingError) else "cut off or damaged"
 
 
 def _flat(content: object) -> dict[str, Any]:
