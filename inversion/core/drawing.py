@@ -20,8 +20,8 @@ def samples_figure(
 
     Args:
         columns: title -> images (N, 3, S, S), uint8; N the same in all.
-        rows: N labels drawn left of the rows, or none.
-        tile: side in pixels at which images are drawn; other sizes are resized.
+        rows: N labels left of the rows, or none.
+        tile: side in pixels at which images are shown.
         title: stands over all columns, if any.
     """
     sizes = {len(images) for images in columns.values()}

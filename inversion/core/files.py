@@ -87,12 +87,8 @@ def atomic_folder(path: Path) -> Iterator[Path]:
 def lock(path: Path, timeout: float = -1) -> Iterator[None]:
     """Holds an exclusive lock on a file until the block, or this process, ends. A file system without locks is warned of.
 
-    Args:
-        path: the lock file, made if it doesn't exist.
-        timeout: seconds to wait for another process; -1 waits as long as it takes, and says so.
-
     Raises:
-        Timeout: another process holds the lock.
+        Timeout: another process holds it for more than `timeout` seconds; -1 waits as long as it takes, and says so.
     """
     file_lock = FileLock(path, fallback_to_soft=False)
     try:

@@ -77,9 +77,7 @@ def find_images(folder: Path) -> list[Path]:
 def decode(paths: Sequence[Path], array: np.ndarray, description: str, among: Sequence[Path] = ()) -> None:
     """Reads image files into a uint8 array, (N, 3, size, size), RGB. Warns if most are nearly of one colour.
 
-    Args:
-        description: for the progress bar.
-        among: the images whose largest value decides what is white, see `WHITES`: all of a data set; none means `paths`.
+    The largest value `among` all images of a data set decides what is white in them, see `WHITES`; by default that of `paths`.
 
     Raises:
         BrokenImagesError: names every file that can't be read.
@@ -109,10 +107,7 @@ def read_image(path: Path, size: int, white: int = 0) -> Tensor:
     """One file as uint8 (3, size, size), RGB whatever its mode; another size is fitted (resized, middle cropped).
 
     It is turned as its EXIF data says, and what is transparent lies on white. Integers of more than 8 bits and floats are
-    scaled from [0, white] to [0, 255].
-
-    Args:
-        white: 0 means the smallest of `WHITES` that no value of the image exceeds.
+    scaled from [0, white] to [0, 255]; a white of 0 stands for the smallest of `WHITES` that no value of the image exceeds.
 
     Raises:
         BrokenImagesError: no image, a broken one, or values below 0, above 65535 or not finite.
@@ -135,9 +130,9 @@ def read_image(path: Path, size: int, white: int = 0) -> Tensor:
 
 
 def _largest_value(path: Path) -> float:
-    """Of an image of more than 8 bits; 0 for any other."""
-    if path.suffix.lower() not in (".jpg", ".jpeg"):
-        with suppress(BrokenImagesError), opened(path) as image:  # decoding names the broken ones
+    """Of an image of more than 8 bits; 0 for any other, and for a broken one, which decoding will name."""
+    if path.suffix.lower() not in (".jpg", ".jpeg"):  # the most common, and never of more
+        with suppress(BrokenImagesError), opened(path) as image:
             return float(image.getextrema()[1]) if image.mode[0] in "IF" else 0  # type: ignore[arg-type]
     return 0
 

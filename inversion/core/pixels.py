@@ -55,18 +55,11 @@ def to_display(images: Tensor) -> Tensor:
 
 
 def to_native(images: Tensor, native_size: int) -> Tensor:
-    """The native-resolution image that, resized, comes closest to the given one (least squares).
+    """(B, C, S, S) -> (B, C, N, N), N <= S: the native images that, resized, come closest to these (least squares).
 
     `resize` is linear, y = U x U^T per channel; this is x = U^+ y (U^+)^T with U^+ the pseudo-inverse. What was made by
-    resizing is given back exactly, so an image and its reconstruction can be compared without the interpolated
-    pixels, which flatter every score.
-
-    Args:
-        images: (B, C, S, S), any range.
-        native_size: side N <= S of the result.
-
-    Returns:
-        (B, C, N, N), same range but for the fit's overshoot.
+    resizing is given back exactly, so an image and its reconstruction can be compared without the interpolated pixels, which
+    flatter every score. The fit may overshoot the images' range.
     """
     if images.shape[-1] == native_size:
         return images
@@ -75,16 +68,10 @@ def to_native(images: Tensor, native_size: int) -> Tensor:
 
 
 def squared_distance(a: Tensor, b: Tensor) -> Tensor:
-    """||U a U^T - U b U^T||^2 of each image: the squared distance between two images once both are resized to 227 x 227.
+    """(B, C, s, s) and (B, C, t, t) -> (B,), float32: the squared distance of each pair once both are resized to 227 x 227.
 
-    Where both have the same size n < 227, no resized image is made: with d = a - b and G = U^T U it is sum(d * G d G),
-    which costs two products of n x n matrices.
-
-    Args:
-        a, b: (B, C, s, s) and (B, C, t, t), the same range.
-
-    Returns:
-        (B,), float32.
+    Where s = t < 227, no resized image is made: with d = a - b and G = U^T U it is sum(d * G d G), two products of s x s
+    matrices.
     """
     with torch.autocast(a.device.type, enabled=False):
         a, b = a.float(), b.float()
@@ -105,4 +92,4 @@ def _gram_and_inverse(native_size: int, size: int, device: torch.device, dtype: 
     """U^T U, and the pseudo-inverse of U."""
     with torch.inference_mode(False):  # it may be validation that asks first, and training needs it in its backward pass
         matrix = resize_matrix(native_size, size)
-        return (matrix.T @ matrix).to(device, dtype), torch.linalg.pinv(matrix).to(device, dtype)
+        return (matrix.T @ matrix).to(dtype).to(device), torch.linalg.pinv(matrix).to(dtype).to(device)

@@ -73,10 +73,8 @@ class CompactDecoder(Decoder):
             self.enter = nn.Sequential(*layers, nn.Linear(width, first * side**2), nn.Unflatten(1, (first, side, side)))
         self.sizes = [*sizes_between(side, math.ceil(native_size / 2), len(channels) - 1), native_size]
         self.change = nn.ModuleList([nn.Identity(), *(nn.Conv2d(a, b, 1) for a, b in pairwise(channels))])
-        self.refine = nn.ModuleList(
-            nn.Sequential(*(Residual(width, kernel, slope) for _ in range(n)))
-            for width, n in zip(channels, depth, strict=True)
-        )
+        residuals = ([Residual(width, kernel, slope) for _ in range(n)] for width, n in zip(channels, depth, strict=True))
+        self.refine = nn.ModuleList(nn.Sequential(*layers) for layers in residuals)
         self.leave = nn.Sequential(nn.LeakyReLU(slope), nn.Conv2d(channels[-1], 3, kernel, padding=kernel // 2))
 
     def predict(self, features: Tensor) -> Tensor:

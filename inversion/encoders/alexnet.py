@@ -56,8 +56,8 @@ class Encoder(nn.Module):
         InputError: unknown layer or statistics; weights that are missing, damaged, of another architecture or less deep.
     """
 
-    deepest: str
-    """The deepest layer that the weights reach; `LAST_LAYER` unless a file lacks the head or more."""
+    deepest = LAST_LAYER
+    """The deepest layer that the weights reach; another than `LAST_LAYER` if a file lacks the head or more."""
 
     def __init__(self, layer: str, weights: str = "imagenet", input_stats: str = "published", seed: int = 0) -> None:
         super().__init__()
@@ -67,7 +67,6 @@ class Encoder(nn.Module):
         self.layer = layer
         self.weights = str(weights)
         self.input_stats = input_stats
-        self.deepest = LAST_LAYER
         self._digests: dict[str, str] = {}
         network = random_alexnet(seed) if weights == "random" else self._from_file()
         self.network = flat(network)[: TAPS[layer].modules]
@@ -118,11 +117,8 @@ class Encoder(nn.Module):
         return self.features(images, [self.layer])[self.layer]
 
     def features(self, images: Tensor, layers: Sequence[str]) -> dict[str, Tensor]:
-        """The features of several layers, none deeper than the encoder's own, in one pass. Always in float32, also where
-        the decoder trains in mixed precision.
-
-        Args:
-            images: (B, 3, 227, 227) in [-1, 1].
+        """The features of several layers, none deeper than the encoder's own, in one pass: layer -> features, as `forward`
+        gives them. Always in float32, also where the decoder trains in mixed precision.
         """
         features: dict[str, Tensor] = {}
         with torch.autocast(images.device.type, enabled=False):

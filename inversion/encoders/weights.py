@@ -43,10 +43,7 @@ def find_weights(weights: str, names: Collection[str]) -> dict[str, Tensor]:
 
     Args:
         weights: `imagenet`, or the path of a file that torch.save or safetensors wrote.
-        names: how the network's state dict calls its tensors.
-
-    Returns:
-        name -> tensor, as the file has it; not always all of `names`.
+        names: how the network's state dict calls its tensors. Those that the file has are given back.
 
     Raises:
         InputError: no such file, one that can't be read or that holds none of these tensors, or the download failed.
@@ -146,10 +143,8 @@ def _flat(content: object) -> dict[str, Any]:
 
 
 def imagenet_weights() -> Path:
-    """torchvision's IMAGENET1K_V1 file in torch's own cache, downloaded if it isn't there, its SHA-256 checked always.
-
-    Raises:
-        InputError: no network, or a file with another hash.
+    """torchvision's IMAGENET1K_V1 file in torch's own cache, downloaded if it isn't there. Raises InputError: no network, or a
+    file with another hash.
     """
     url = AlexNet_Weights.IMAGENET1K_V1.url
     path = Path(torch.hub.get_dir(), "checkpoints", Path(url).name)
