@@ -24,12 +24,10 @@ from inversion.launch import command_line
 from inversion.results import runs, trained
 
 log = logging.getLogger(__name__)
-MOST_ROWS = 50
-"""More images than this get no common figure, only PNGs."""
 
 
 def invert(cfg: DictConfig, folder: Path) -> None:
-    """Writes the figure and the single images into the folder.
+    """Writes the single images into the folder, and the figure if there are at most 50.
 
     Raises:
         InputError: there is no image or no run, or one that can't be read.
@@ -44,47 +42,41 @@ def invert(cfg: DictConfig, folder: Path) -> None:
     if not isinstance(size, int) or not 1 <= size <= pixels.INPUT_SIZE:
         raise InputError(f"size={cfg.size} must be native, or a whole number up to {pixels.INPUT_SIZE}.")
     images = trained.read_images(paths, size)
-    columns = {"Original": pixels.to_uint8(pixels.denormalize(images))}
+    columns = {"Original": pixels.to_display(images)}
     for run in found:
-        reconstructions = trained.load(run.folder, cfg.weights).reconstruct(images)
-        columns[titles[run.folder]] = pixels.to_uint8(pixels.denormalize(reconstructions))
+        columns[titles[run.folder]] = pixels.to_display(trained.load(run.folder, cfg.weights).reconstruct(images))
         log.info(f"{run.layer}: {run.folder}")
     for title, column in columns.items():
         for name, image in zip(names, column, strict=True):
             with atomic_file(folder / f"{name}_{title.lower().replace('/', '-')}.png") as file:
                 to_pil_image(image).save(file, "PNG")
-    if len(paths) <= MOST_ROWS:
-        with atomic_file(folder / "inversions.png") as file:
-            samples_figure(columns, rows=names).save(file, "PNG")
-    log.info(f"Figure   {folder / 'inversions.png'}" if len(paths) <= MOST_ROWS else f"Images   {folder}")
+    if len(paths) > 50:
+        log.info(f"Images   {folder}")
+        return
+    with atomic_file(folder / "inversions.png") as file:
+        samples_figure(columns, rows=names).save(file, "PNG")
+    log.info(f"Figure   {folder / 'inversions.png'}")
 
 
 def pictures(given: Sequence[str]) -> list[Path]:
     """The image files that are meant: those given, and those in the folders given and below them."""
     paths: list[Path] = []
     for path in map(expand, given):
-        if path.is_dir():
-            paths += (inside := [path / name for name in find_images(path)])
-            if not inside:
-                raise InputError(f"image={path} is a folder without images that Pillow reads.")
-        elif path.is_file():
-            paths.append(path)
-        else:
+        inside = [path / name for name in find_images(path)] if path.is_dir() else [path]
+        if not inside:
+            raise InputError(f"image={path} is a folder without images that Pillow reads.")
+        if not path.exists():
             raise InputError(f"image={path}: no such file or folder.")
+        paths += inside
     return list(dict.fromkeys(paths))
 
 
 def names_of(paths: Sequence[Path]) -> list[str]:
-    """How the reconstructions' files begin: as the pictures' names do, with a number where that stands already."""
-    names: dict[str, str] = {}  # in lower case, as some file systems compare them -> as they are
-    for path in paths:
-        name = stem = printable(path.stem)[:40]
-        number = 1
-        while name.lower() in names:
-            number += 1
-            name = f"{stem}-{number}"
-        names[name.lower()] = name
-    return list(names.values())
+    """How the reconstructions' files begin: as the pictures' names do, numbered if two are called alike."""
+    names = [printable(path.stem)[:40] for path in paths]
+    if len({name.lower() for name in names}) < len(names):  # as some file systems compare them
+        names = [f"{number}-{name}" for number, name in enumerate(names, 1)]
+    return names
 
 
 if __name__ == "__main__":

@@ -20,36 +20,31 @@ def samples_figure(
 
     Args:
         columns: title -> images (N, 3, S, S), uint8; N the same in all.
-        rows: N labels drawn left of the rows, or none.
-        tile: side in pixels at which images are drawn; other sizes are resized.
+        rows: N labels left of the rows, or none.
+        tile: side in pixels at which images are shown.
         title: stands over all columns, if any.
     """
     sizes = {len(images) for images in columns.values()}
     if len(sizes) != 1 or (rows and len(rows) not in sizes):
         raise ValueError(f"columns of {sizes} images and {len(rows)} row labels make no figure")
-    tiles = [_tiles(images, tile) for images in columns.values()]
-    number = sizes.pop()
-    interleaved = torch.stack(tiles, dim=1).flatten(0, 1)
-    body = to_pil_image(make_grid(interleaved, nrow=len(tiles), padding=GAP, pad_value=255))
+    tiles = torch.stack([_tiles(images, tile) for images in columns.values()], dim=1).flatten(0, 1)
+    body = to_pil_image(make_grid(tiles, nrow=len(columns), padding=GAP, pad_value=255))
     title_size = max(12, tile // 10)
     small = ImageFont.load_default(size=max(10, tile // 14))
     heading = int(title_size * 2.2) if title else 0
     top = heading + int(title_size * 1.8)
-    left = int(max((small.getlength(row) for row in rows), default=0)) + (2 * GAP if rows else 0)
+    left = int(max(map(small.getlength, rows))) + 2 * GAP if rows else 0
     figure = Image.new("RGB", (body.width + left, body.height + top), "white")
     figure.paste(body, (left, top))
     draw = ImageDraw.Draw(figure)
-    if title:
-        draw.text(
-            (left + GAP, heading / 2 + GAP), title, fill="black", font=ImageFont.load_default(1.4 * title_size), anchor="lm"
-        )
+    draw.text((left + GAP, heading / 2 + GAP), title, "black", ImageFont.load_default(1.4 * title_size), anchor="lm")
     for i, name in enumerate(columns):
         centre = left + GAP + tile / 2 + i * (tile + GAP)
         fonts = (ImageFont.load_default(size=size) for size in range(title_size, 7, -1))
         fitting = next((font for font in fonts if font.getlength(name) <= tile), ImageFont.load_default(size=8))
-        draw.text((centre, (heading + top + GAP) / 2), name, fill="black", font=fitting, anchor="mm")
-    for i, row in enumerate(rows[:number]):
-        draw.text((GAP, top + GAP + tile / 2 + i * (tile + GAP)), row, fill="black", font=small, anchor="lm")
+        draw.text((centre, (heading + top + GAP) / 2), name, "black", fitting, anchor="mm")
+    for i, row in enumerate(rows):
+        draw.text((GAP, top + GAP + tile / 2 + i * (tile + GAP)), row, "black", small, anchor="lm")
     return figure
 
 
@@ -65,23 +60,12 @@ def stacked(figures: Sequence[Image.Image]) -> Image.Image:
 
 def side_by_side(figures: Sequence[Image.Image]) -> Image.Image:
     """Figures beside one another, their tops aligned, on white."""
-    whole = Image.new("RGB", (sum(figure.width for figure in figures), max(figure.height for figure in figures)), "white")
-    left = 0
-    for figure in figures:
-        whole.paste(figure, (left, 0))
-        left += figure.width
-    return whole
+    turned = [figure.transpose(Image.Transpose.TRANSPOSE) for figure in figures]
+    return stacked(turned).transpose(Image.Transpose.TRANSPOSE)
 
 
 def pairs_grid(originals: Tensor, reconstructions: Tensor, tile: int = 128) -> Tensor:
-    """Originals beside their reconstructions, two pairs a row.
-
-    Args:
-        originals, reconstructions: (N, 3, S, S), uint8.
-
-    Returns:
-        (3, height, width), uint8.
-    """
+    """Originals beside their reconstructions, two pairs a row; (N, 3, S, S) each -> (3, height, width), all uint8."""
     pairs = torch.stack([_tiles(originals, tile), _tiles(reconstructions, tile)], dim=1).flatten(0, 1)
     return make_grid(pairs, nrow=4, padding=2, pad_value=255)
 

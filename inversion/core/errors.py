@@ -1,4 +1,4 @@
-"""The one exception that is the user's to mend."""
+"""The one exception that says what the user has to change."""
 
 
 class InputError(Exception):

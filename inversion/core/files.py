@@ -1,13 +1,13 @@
 """Atomic files and folders (written under another name, synced, renamed), and locks."""
 
 import errno
-import glob
+import functools
 import logging
 import os
+import secrets
 import shutil
-import tempfile
 from collections.abc import Iterator
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from pathlib import Path
 from typing import IO, Any
 
@@ -16,6 +16,7 @@ from filelock import FileLock, Timeout
 from inversion.core.errors import InputError
 
 log = logging.getLogger(__name__)
+warn_once = functools.cache(log.warning)
 
 REPOSITORY = Path(__file__).resolve().parents[2]
 """The folder that holds `train.py`, `conf/`, and by default `data/` and `outputs/`."""
@@ -33,17 +34,15 @@ NO_LOCKS = (errno.ENOLCK, errno.EOPNOTSUPP, errno.ENOTSUP, errno.ENOSYS)
 def atomic_file(path: Path) -> Iterator[IO[bytes]]:
     """Opens a file for writing that appears at `path` only if the block ends without an error."""
     path.parent.mkdir(parents=True, exist_ok=True)
-    handle, temporary = tempfile.mkstemp(prefix=f".{path.name[:60]}.", suffix=PARTIAL, dir=path.parent)
+    temporary = path.with_name(f".{path.name[:50]}.{secrets.token_hex(4)}{PARTIAL}")
     try:
-        with os.fdopen(handle, "wb") as file:
+        with temporary.open("xb") as file:
             yield file
             file.flush()
             os.fsync(file.fileno())
-        Path(temporary).chmod(0o666 & ~_umask())
         os.replace(temporary, path)
     except BaseException as error:
-        with suppress(FileNotFoundError):  # interrupted right after the rename
-            os.unlink(temporary)
+        temporary.unlink(missing_ok=True)
         if isinstance(error, OSError) and error.filename is None:
             error.filename = str(path)  # a failed write doesn't name its file
         raise
@@ -63,23 +62,20 @@ def save_atomic(path: Path, content: Any) -> None:
         try:
             torch.save(content, file)
         except RuntimeError as error:
-            if isinstance(error.__context__, OSError):
-                raise error.__context__ from None
-            raise
+            raise (error.__context__ if isinstance(error.__context__, OSError) else error) from None
 
 
 @contextmanager
 def atomic_folder(path: Path) -> Iterator[Path]:
     """Gives a new folder to fill that appears at `path` only if the block ends without an error.
 
-    What killed processes left behind is removed first, so the caller must hold a lock.
+    What a killed process left behind is removed first, so the caller must hold a lock.
     """
-    for left in path.parent.glob(f".{glob.escape(path.name)}.*{PARTIAL}"):
-        shutil.rmtree(left, ignore_errors=True)
-    temporary = Path(tempfile.mkdtemp(prefix=f".{path.name}.", suffix=PARTIAL, dir=path.parent))
+    temporary = path.with_name(f".{path.name}{PARTIAL}")
+    shutil.rmtree(temporary, ignore_errors=True)
+    temporary.mkdir()
     try:
         yield temporary
-        temporary.chmod(0o777 & ~_umask())
         if hasattr(os, "sync"):  # once for all: syncing a hundred thousand files one by one takes minutes
             os.sync()
         os.replace(temporary, path)
@@ -91,12 +87,8 @@ def atomic_folder(path: Path) -> Iterator[Path]:
 def lock(path: Path, timeout: float = -1) -> Iterator[None]:
     """Holds an exclusive lock on a file until the block, or this process, ends. A file system without locks is warned of.
 
-    Args:
-        path: the lock file, made if it doesn't exist.
-        timeout: seconds to wait for another process; -1 waits as long as it takes, and says so.
-
     Raises:
-        Timeout: another process holds the lock.
+        Timeout: another process holds it for more than `timeout` seconds; -1 waits as long as it takes, and says so.
     """
     file_lock = FileLock(path, fallback_to_soft=False)
     try:
@@ -110,7 +102,7 @@ def lock(path: Path, timeout: float = -1) -> Iterator[None]:
     except OSError as error:
         if error.errno not in NO_LOCKS:
             raise
-        log.warning(f"The file system of {path.parent} has no locks ({error.strerror}): start one run at a time there.")
+        warn_once(f"The file system of {path.parent} has no locks ({error.strerror}): start one run at a time there.")
     try:
         yield
     finally:
@@ -154,9 +146,3 @@ def free_bytes(folder: Path) -> int:
 def expand(path: str | Path) -> Path:
     """The path with `~` replaced by the home folder; the path of an unknown user is left as it is."""
     return Path(os.path.expanduser(path))  # noqa: PTH111 - Path.expanduser raises for unknown users
-
-
-def _umask() -> int:
-    mask = os.umask(0)
-    os.umask(mask)
-    return mask

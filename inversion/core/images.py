@@ -4,15 +4,15 @@ import logging
 import os
 import tempfile
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from hashlib import sha256
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import NoReturn
 
 import numpy as np
 import torch
-from PIL import Image, ImageOps
+from PIL import Image, ImageOps, UnidentifiedImageError
 from torch import Tensor
 from tqdm import tqdm
 
@@ -59,17 +59,15 @@ def find_images(folder: Path) -> list[Path]:
             folders.clear()
             continue
         seen.add(real)
-        hidden = [name for name in folders if name.startswith(".") or name.lower() in SYSTEM_FOLDERS]
+        hidden = {name for name in folders if name.startswith(".") or name.lower() in SYSTEM_FOLDERS}
         left_out.update(f"{name} folders" for name in hidden)
-        folders[:] = sorted(set(folders) - set(hidden))
+        folders[:] = sorted(set(folders) - hidden)
         for name in names:
             ending = Path(name).suffix.lower()
-            if name.startswith("."):
-                left_out["hidden files"] += 1
-            elif ending not in endings:
-                left_out[ending or "files without an ending"] += 1
+            if name.startswith(".") or ending not in endings:
+                left_out["hidden files" if name.startswith(".") else ending or "files without an ending"] += 1
             else:
-                found.append((Path(parent) / name).relative_to(folder))
+                found.append(Path(parent, name).relative_to(folder))
     if left_out:
         kinds = ", ".join(f"{number} {printable(kind)}" for kind, number in left_out.most_common())
         log.info(f"Left out of {printable(folder)}: {kinds}")
@@ -77,23 +75,18 @@ def find_images(folder: Path) -> list[Path]:
 
 
 def decode(paths: Sequence[Path], array: np.ndarray, description: str, among: Sequence[Path] = ()) -> None:
-    """Reads image files into a uint8 array, (N, 3, size, size), RGB. Shows progress; warns if most are nearly one colour.
+    """Reads image files into a uint8 array, (N, 3, size, size), RGB. Warns if most are nearly of one colour.
 
-    Args:
-        paths, array: the files, and where they go.
-        description: for the progress bar.
-        among: the images whose largest value decides what is white, see `WHITES`: all of a data set; none means `paths`.
+    The largest value `among` all images of a data set decides what is white in them, see `WHITES`; by default that of `paths`.
 
     Raises:
         BrokenImagesError: names every file that can't be read.
     """
     broken: dict[Path, str] = {}
-    contrasts = np.zeros(len(paths))
 
     def read(index: int) -> None:
         try:
             array[index] = read_image(paths[index], array.shape[-1], white)
-            contrasts[index] = array[index].std()
         except BrokenImagesError as error:
             broken.update(error.files)
 
@@ -105,7 +98,7 @@ def decode(paths: Sequence[Path], array: np.ndarray, description: str, among: Se
         refuse(broken)
     if white:
         log.info(f"Images of more than 8 bits: {white} is white.")
-    flat = int((contrasts < 1).sum())
+    flat = sum(image.std() < 1 for image in array)
     if flat > len(paths) / 2:
         log.warning(f"{flat} of {len(paths)} images, such as {printable(paths[0])}, are nearly of one colour: is that right?")
 
@@ -114,43 +107,34 @@ def read_image(path: Path, size: int, white: int = 0) -> Tensor:
     """One file as uint8 (3, size, size), RGB whatever its mode; another size is fitted (resized, middle cropped).
 
     It is turned as its EXIF data says, and what is transparent lies on white. Integers of more than 8 bits and floats are
-    scaled from [0, white] to [0, 255].
-
-    Args:
-        white: 0 means the smallest of `WHITES` that no value of the image exceeds.
+    scaled from [0, white] to [0, 255]; a white of 0 stands for the smallest of `WHITES` that no value of the image exceeds.
 
     Raises:
         BrokenImagesError: no image, a broken one, or values below 0, above 65535 or not finite.
     """
     with opened(path) as image:
-        try:
-            ImageOps.exif_transpose(image, in_place=True)
-            if image.mode[0] in "IF":
-                values = np.asarray(image, dtype=np.float32)
-                if not (values.min() >= 0 and values.max() <= WHITES[-1]):  # nor NaN
-                    raise ValueError(f"values from {values.min():g} to {values.max():g}, but they must lie in [0, 65535]")
-                scale = 255 / (white or _white(values.max()) or 1)
-                image = Image.fromarray((values * scale).round().clip(0, 255).astype(np.uint8))
-            if image.has_transparency_data:
-                image = image.convert("RGBA")
-                image = Image.alpha_composite(Image.new("RGBA", image.size, "white"), image)
-            image = image.convert("RGB")
-        except Exception as error:  # Pillow throws many kinds at broken files
-            refuse({path: " ".join(str(error).split()) or type(error).__name__})
+        ImageOps.exif_transpose(image, in_place=True)
+        if image.mode[0] in "IF":
+            values = np.asarray(image, dtype=np.float32)
+            if not (values.min() >= 0 and values.max() <= WHITES[-1]):  # nor NaN
+                raise ValueError(f"values from {values.min():g} to {values.max():g}, but they must lie in [0, 65535]")
+            scale = 255 / (white or _white(values.max()) or 1)
+            image = Image.fromarray((values * scale).round().clip(0, 255).astype(np.uint8))
+        if image.has_transparency_data:
+            image = image.convert("RGBA")
+            image = Image.alpha_composite(Image.new("RGBA", image.size, "white"), image)
+        image = image.convert("RGB")
         if image.size != (size, size):
             image = ImageOps.fit(image, (size, size), Image.Resampling.BILINEAR)
         return torch.from_numpy(np.array(image)).permute(2, 0, 1)
 
 
 def _largest_value(path: Path) -> float:
-    """Of an image of more than 8 bits; 0 for any other."""
-    if path.suffix.lower() in (".jpg", ".jpeg"):
-        return 0
-    try:
-        with opened(path) as image:
+    """Of an image of more than 8 bits; 0 for any other, and for a broken one, which decoding will name."""
+    if path.suffix.lower() not in (".jpg", ".jpeg"):  # the most common, and never of more
+        with suppress(BrokenImagesError), opened(path) as image:
             return float(image.getextrema()[1]) if image.mode[0] in "IF" else 0  # type: ignore[arg-type]
-    except Exception:  # broken: decoding will say how
-        return 0
+    return 0
 
 
 def _white(largest: float) -> int:
@@ -166,16 +150,17 @@ def state_of(path: Path) -> list[int] | None:
     return [state.st_size, state.st_mtime_ns]
 
 
-def opened(path: Path) -> Image.Image:
-    """The file, opened and not yet decoded. Raises BrokenImagesError: no image, one that can't be read, or a huge one."""
+@contextmanager
+def opened(path: Path) -> Iterator[Image.Image]:
+    """The image in a file, not yet decoded. Raises BrokenImagesError for whatever goes wrong with it, in the block too."""
     try:
-        return Image.open(path)
+        with Image.open(path) as image:
+            yield image
     except Exception as error:  # Pillow throws many kinds at broken files
+        reason = getattr(error, "strerror", None) or " ".join(str(error).split()) or type(error).__name__
         if isinstance(error, Image.DecompressionBombError):
             reason = f"more than {2 * (Image.MAX_IMAGE_PIXELS or 0):,} pixels"
-        elif isinstance(error, OSError) and error.strerror:
-            reason = error.strerror
-        else:
+        elif isinstance(error, UnidentifiedImageError):
             reason = kind_of(path) or "no image"
             if reason.split()[-1].upper() in Image.OPEN:
                 reason += ", cut off or damaged"
@@ -185,24 +170,13 @@ def opened(path: Path) -> Image.Image:
 def refuse(broken: Mapping[Path, str]) -> NoReturn:
     """Raises BrokenImagesError, which names the first ten, and a file that lists all of them where there are more."""
     named = [f"{printable(path)} can't be read ({reason})" for path, reason in sorted(broken.items())]
-    text = f"{named[0]}: convert, replace or remove it."
+    text = ", ".join(named[:10])
     if len(named) > 1:
-        rest = ""
-        if len(named) > 10:
-            with tempfile.NamedTemporaryFile("w", prefix="broken_images_", suffix=".txt", delete=False) as file:
-                file.write("\n".join(named))
-            rest = f" and {len(named) - 10} more, all listed in {file.name}"
-        text = f"{len(named)} images are broken: {', '.join(named[:10])}{rest}. Convert, replace or remove them."
-    error = BrokenImagesError(text)
+        text = f"{len(named)} images are broken: {text}"
+    if len(named) > 10:
+        with tempfile.NamedTemporaryFile("w", prefix="broken_images_", suffix=".txt", delete=False) as file:
+            file.write("\n".join(named))
+        text += f" and {len(named) - 10} more, all listed in {file.name}"
+    error = BrokenImagesError(f"{text}: convert, replace or remove {'it' if len(named) == 1 else 'them'}.")
     error.files = dict(broken)
     raise error
-
-
-def duplicates_between(parts: Mapping[str, Tensor]) -> int:
-    """How many different images stand in more than one part.
-
-    Args:
-        parts: train, val, test -> decoded images (N, 3, n, n), uint8.
-    """
-    hashes = [{sha256(image.numpy().data).digest() for image in images.cpu()} for images in parts.values()]
-    return sum(number > 1 for number in Counter(digest for part in hashes for digest in part).values())

@@ -35,17 +35,13 @@ def to_uint8(images: Tensor) -> Tensor:
 
 
 def resize(images: Tensor, size: int) -> Tensor:
-    """(B, C, H, W) -> (B, C, size, size), bilinear, pixel centres aligned as in torchvision's `Resize`.
-
-    Enlarging and keeping need no antialiasing; reducing gets it.
-    """
+    """(B, C, H, W) -> (B, C, size, size), bilinear as torchvision's `Resize`: antialiased where it reduces."""
     if images.shape[-2:] == (size, size):
         return images
     if min(images.shape[-2:]) <= size:
-        return interpolate(images, size=(size, size), mode="bilinear", align_corners=False)
+        return interpolate(images, (size, size), mode="bilinear")
     # On CPUs antialiasing isn't there in half precision.
-    smaller = interpolate(images.float(), size=(size, size), mode="bilinear", align_corners=False, antialias=True)
-    return smaller.to(images.dtype)
+    return interpolate(images.float(), (size, size), mode="bilinear", antialias=True).to(images.dtype)
 
 
 def to_input(images: Tensor) -> Tensor:
@@ -59,61 +55,41 @@ def to_display(images: Tensor) -> Tensor:
 
 
 def to_native(images: Tensor, native_size: int) -> Tensor:
-    """The native-resolution image that, resized, comes closest to the given one (least squares).
+    """(B, C, S, S) -> (B, C, N, N), N <= S: the native images that, resized, come closest to these (least squares).
 
     `resize` is linear, y = U x U^T per channel; this is x = U^+ y (U^+)^T with U^+ the pseudo-inverse. What was made by
-    resizing is given back exactly, so an image and its reconstruction can be compared without the interpolated
-    pixels, which flatter every score.
-
-    Args:
-        images: (B, C, S, S), any range.
-        native_size: side N <= S of the result.
-
-    Returns:
-        (B, C, N, N), same range but for the fit's overshoot.
+    resizing is given back exactly, so an image and its reconstruction can be compared without the interpolated pixels, which
+    flatter every score. The fit may overshoot the images' range.
     """
     if images.shape[-1] == native_size:
         return images
-    inverse = _inverse_resize_matrix(native_size, images.shape[-1]).to(images)
+    _, inverse = _gram_and_inverse(native_size, images.shape[-1], images.device, images.dtype)
     return inverse @ images @ inverse.T
 
 
-def squared_distance(a: Tensor, b: Tensor, size: int = INPUT_SIZE) -> Tensor:
-    """||U a U^T - U b U^T||^2 of each image: the squared distance between two images once both are resized.
+def squared_distance(a: Tensor, b: Tensor) -> Tensor:
+    """(B, C, s, s) and (B, C, t, t) -> (B,), float32: the squared distance of each pair once both are resized to 227 x 227.
 
-    Where both have the same size n < `size`, no resized image is made: with d = a - b and G = U^T U it is sum(d * G d G),
-    which costs two products of n x n matrices.
-
-    Args:
-        a, b: (B, C, s, s) and (B, C, t, t), the same range.
-        size: what they are resized to.
-
-    Returns:
-        (B,), float32.
+    Where s = t < 227, no resized image is made: with d = a - b and G = U^T U it is sum(d * G d G), two products of s x s
+    matrices.
     """
     with torch.autocast(a.device.type, enabled=False):
         a, b = a.float(), b.float()
-        if a.shape != b.shape or a.shape[-1] >= size:
-            return (resize(a, size) - resize(b, size)).square().sum(dim=(1, 2, 3))
+        if a.shape != b.shape or a.shape[-1] >= INPUT_SIZE:
+            return (resize(a, INPUT_SIZE) - resize(b, INPUT_SIZE)).square().sum(dim=(1, 2, 3))
         difference = a - b
-        gram = _gram_matrix(a.shape[-1], size, a.device)
+        gram, _ = _gram_and_inverse(a.shape[-1], INPUT_SIZE, a.device, a.dtype)
         return (difference * (gram @ difference @ gram)).sum(dim=(1, 2, 3))
 
 
-@lru_cache
-def _gram_matrix(native_size: int, size: int, device: torch.device) -> Tensor:
-    with torch.inference_mode(False):  # it may be validation that asks first, and training needs it in its backward pass
-        matrix = resize_matrix(native_size, size)
-        return (matrix.T @ matrix).float().to(device)
-
-
-@lru_cache
 def resize_matrix(native_size: int, size: int) -> Tensor:
     """U, (size, native_size), float64: `resize` of an image x is U x U^T."""
-    units = torch.eye(native_size, dtype=torch.float64)[None, None]
-    return interpolate(units, size=(size, native_size), mode="bilinear", align_corners=False)[0, 0]
+    return interpolate(torch.eye(native_size, dtype=torch.float64)[None, None], (size, native_size), mode="bilinear")[0, 0]
 
 
 @lru_cache
-def _inverse_resize_matrix(native_size: int, size: int) -> Tensor:
-    return torch.linalg.pinv(resize_matrix(native_size, size))
+def _gram_and_inverse(native_size: int, size: int, device: torch.device, dtype: torch.dtype) -> tuple[Tensor, Tensor]:
+    """U^T U, and the pseudo-inverse of U."""
+    with torch.inference_mode(False):  # it may be validation that asks first, and training needs it in its backward pass
+        matrix = resize_matrix(native_size, size)
+        return (matrix.T @ matrix).to(dtype).to(device), torch.linalg.pinv(matrix).to(dtype).to(device)

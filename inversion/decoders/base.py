@@ -48,14 +48,8 @@ def check_numbers(name: str, values: object, least: int = 1) -> None:
         raise InputError(f"{name}={values} must be a list of whole numbers, at least {least}, as in {name}=[64,32].")
 
 
-def check_number(name: str, value: object) -> int:
-    """Gives back this positive whole number. Raises InputError if it is none."""
-    if not isinstance(value, int) or value < 1:
-        raise InputError(f"{name}={value} must be a whole number, at least 1.")
+def check_number(name: str, value: object, odd: bool = False) -> int:
+    """Gives back this positive, and if so wanted odd, whole number. Raises InputError if it is none."""
+    if not isinstance(value, int) or value < 1 or (odd and value % 2 == 0):
+        raise InputError(f"{name}={value} must be {'an odd' if odd else 'a'} whole number, at least 1.")
     return value
-
-
-def check_kernel(name: str, side: object) -> None:
-    """Raises InputError unless this is a positive odd whole number, so that a convolution can keep the size."""
-    if not isinstance(side, int) or side < 1 or side % 2 == 0:
-        raise InputError(f"{name}={side} must be an odd whole number, such as 3.")

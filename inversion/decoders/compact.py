@@ -2,12 +2,13 @@
 
 import math
 from collections.abc import Sequence
+from itertools import pairwise
 
 from torch import Tensor, nn
 
 from inversion.core import pixels
 from inversion.core.errors import InputError
-from inversion.decoders.base import Decoder, check_kernel, check_number, check_numbers
+from inversion.decoders.base import Decoder, check_number, check_numbers
 from inversion.decoders.batch_norm import BatchNorm
 
 
@@ -25,9 +26,8 @@ class CompactDecoder(Decoder):
             on a logarithmic scale, between that of the features and half of `native_size`: five widths, a vector and 64
             pixels make 4, 8, 16, 32, 64.
         depth: number of residual convolutions at each size, 0 or more.
-        bottleneck: width of the hidden layers (vectors only, as the next two; None for feature maps).
-        hidden: number of hidden layers.
-        dropout: share of their units dropped in training.
+        bottleneck, hidden, dropout: width and number of the hidden layers, and the share of their units dropped in training;
+            None for feature maps.
         kernel: side of all kernels but the 1x1 ones, odd.
         slope: LeakyReLU's negative slope.
     """
@@ -51,7 +51,7 @@ class CompactDecoder(Decoder):
         check_numbers("decoder.depth", depth, least=0)
         if not channels or len(depth) != len(channels):
             raise InputError(f"decoder.depth={depth} and decoder.channels={channels} must be of the same length, at least 1.")
-        check_kernel("decoder.kernel", kernel)
+        check_number("decoder.kernel", kernel, odd=True)
         width, first = self.feature_shape[0], channels[0]
         if len(self.feature_shape) == 3:
             for name, value in {"bottleneck": bottleneck, "hidden": hidden, "dropout": dropout}.items():
@@ -72,13 +72,9 @@ class CompactDecoder(Decoder):
                 width = bottleneck
             self.enter = nn.Sequential(*layers, nn.Linear(width, first * side**2), nn.Unflatten(1, (first, side, side)))
         self.sizes = [*sizes_between(side, math.ceil(native_size / 2), len(channels) - 1), native_size]
-        self.change = nn.ModuleList(
-            [nn.Identity()] + [nn.Conv2d(a, b, 1) for a, b in zip(channels, channels[1:], strict=False)]
-        )
-        self.refine = nn.ModuleList(
-            nn.Sequential(*(Residual(width, kernel, slope) for _ in range(n)))
-            for width, n in zip(channels, depth, strict=True)
-        )
+        self.change = nn.ModuleList([nn.Identity(), *(nn.Conv2d(a, b, 1) for a, b in pairwise(channels))])
+        residuals = ([Residual(width, kernel, slope) for _ in range(n)] for width, n in zip(channels, depth, strict=True))
+        self.refine = nn.ModuleList(nn.Sequential(*layers) for layers in residuals)
         self.leave = nn.Sequential(nn.LeakyReLU(slope), nn.Conv2d(channels[-1], 3, kernel, padding=kernel // 2))
 
     def predict(self, features: Tensor) -> Tensor:

@@ -28,7 +28,7 @@ class ReconstructionLoss(nn.Module, ABC):
 
     def __init__(self, tv: float = 0.0) -> None:
         super().__init__()
-        check_weight("loss.tv", tv)
+        check_weights(tv=tv)
         self.tv = tv
 
     @abstractmethod
@@ -36,7 +36,7 @@ class ReconstructionLoss(nn.Module, ABC):
         """(B, 3, s, s) and (B, 3, n, n) -> scalar."""
 
     def forward(self, prediction: Tensor, target: Tensor) -> Tensor:
-        """(B, 3, s, s) and (B, 3, n, n) -> scalar."""
+        """The same shapes."""
         loss = self.distance(prediction, target)
         if self.tv:
             resized = pixels.resize(prediction, pixels.INPUT_SIZE)
@@ -58,38 +58,30 @@ class L1Loss(ReconstructionLoss):
         return l1_loss(pixels.resize(prediction, pixels.INPUT_SIZE), pixels.resize(target, pixels.INPUT_SIZE))
 
 
-class PerceptualLoss(ReconstructionLoss):
-    """Distance between features of image x and reconstruction x', plus that of their pixels: Dosovitskiy & Brox 2016,
-    "Generating Images with Perceptual Similarity Metrics based on Deep Networks" (arXiv 1602.02644), equation 1 without its
-    adversarial part.
+class PerceptualLoss(MSELoss):
+    """feature_weight * sum ||C(x') - C(x)||^2 / sum ||C(x)||^2 + pixel_weight * mean squared error, with C the features of the
+    frozen comparator, x the image and x' its reconstruction.
 
-    feature_weight * sum ||C(x') - C(x)||^2 / sum ||C(x)||^2 + pixel_weight * mean squared error
-
-    The division isn't in the paper; with it one weight fits every comparator.
-
-    Args:
-        comparator: C, frozen.
-        feature_weight, pixel_weight: of the two terms.
-        tv: see `ReconstructionLoss`.
+    Equation 1 of Dosovitskiy & Brox 2016, "Generating Images with Perceptual Similarity Metrics based on Deep Networks" (arXiv
+    1602.02644), without its adversarial part. The division isn't in the paper; with it one weight fits every comparator.
     """
 
     def __init__(self, comparator: Encoder, feature_weight: float, pixel_weight: float, tv: float = 0.0) -> None:
         super().__init__(tv)
-        check_weight("loss.feature_weight", feature_weight)
-        check_weight("loss.pixel_weight", pixel_weight)
+        check_weights(feature_weight=feature_weight, pixel_weight=pixel_weight)
         self.comparator = comparator
         self.feature_weight, self.pixel_weight = feature_weight, pixel_weight
-        self.mse = MSELoss()
 
     def distance(self, prediction: Tensor, target: Tensor) -> Tensor:
         with torch.no_grad():
             features = self.comparator(pixels.resize(target, pixels.INPUT_SIZE))
         difference = self.comparator(pixels.resize(prediction, pixels.INPUT_SIZE)) - features
         loss = self.feature_weight * difference.square().sum() / features.square().sum()
-        return loss + self.pixel_weight * self.mse(prediction, target)
+        return loss + self.pixel_weight * super().distance(prediction, target)
 
 
-def check_weight(name: str, value: float) -> None:
-    """Raises InputError unless this is finite and at least 0."""
-    if not 0 <= value < float("inf"):
-        raise InputError(f"{name}={value} must be a finite number, at least 0.")
+def check_weights(**weights: float) -> None:
+    """Raises InputError unless all are finite and at least 0."""
+    for name, weight in weights.items():
+        if not 0 <= weight < float("inf"):
+            raise InputError(f"loss.{name}={weight} must be a finite number, at least 0.")

@@ -5,21 +5,20 @@ from collections.abc import Sequence
 from torch import Tensor, nn
 
 from inversion.core.errors import InputError
-from inversion.decoders.base import Decoder, check_kernel, check_numbers
+from inversion.decoders.base import Decoder, check_number, check_numbers
 
 
 class PublishedDecoder(Decoder):
     """The published decoders: 5x5 stride-2 up-convolutions, LeakyReLU, the result resized to the input's size.
 
-    Feature maps first pass through `channels` of 3x3 convolutions; vectors through `hidden` fully connected layers and a
-    reshape to `start` channels of 4x4. The published code's activation on the last layer is left out, since targets lie
-    in [-1, 1]. The working size follows from the features (13 -> 416, 6 -> 192, 4 -> 128), not from `native_size`.
+    Feature maps first pass through 3x3 convolutions, vectors through fully connected layers and a reshape to maps of 4x4. The
+    published code's activation on the last layer is left out, since targets lie in [-1, 1]. The working size follows from the
+    features (13 -> 416, 6 -> 192, 4 -> 128), not from `native_size`.
 
     Args:
-        channels: output channels of the 3x3 convolutions (feature maps only).
-        hidden: widths of the fully connected layers (vectors only); the last must be 16 x `start`.
-        start: channels of the 4x4 map the last fully connected layer is reshaped to (vectors only).
         up_channels: output channels of the up-convolutions; the last must be 3.
+        channels: output channels of the 3x3 convolutions.
+        hidden, start: widths of the fully connected layers, and channels of the map that the last is reshaped to; for vectors.
         kernel, up_kernel: sides of the convolutions' and of the up-convolutions' kernels, odd.
         slope: LeakyReLU's negative slope.
     """
@@ -39,21 +38,17 @@ class PublishedDecoder(Decoder):
         slope: float = 0.2,
     ) -> None:
         super().__init__(feature_shape, native_size, output_size)
-        check_numbers("decoder.up_channels", up_channels)
-        check_numbers("decoder.channels", channels)
-        check_numbers("decoder.hidden", hidden)
-        check_kernel("decoder.kernel", kernel)
-        check_kernel("decoder.up_kernel", up_kernel)
+        for name, widths in {"up_channels": up_channels, "channels": channels, "hidden": hidden}.items():
+            check_numbers(f"decoder.{name}", widths)
+        check_number("decoder.kernel", kernel, odd=True)
+        check_number("decoder.up_kernel", up_kernel, odd=True)
         if not up_channels or up_channels[-1] != 3:
             raise InputError(f"decoder.up_channels={list(up_channels)} must end with 3, the image's colours.")
         layers: list[nn.Module] = []
         width = self.feature_shape[0]
         if len(self.feature_shape) == 1:
             if not hidden or hidden[-1] != start * 16:
-                raise InputError(
-                    f"decoder.hidden={list(hidden)} must end with {start * 16}, for it is reshaped to {start} channels "
-                    "of 4x4 (decoder.start)."
-                )
+                raise InputError(f"decoder.hidden={list(hidden)} must end with 4 x 4 x decoder.start, {start * 16}.")
             for out in hidden:
                 layers += [nn.Linear(width, out), nn.LeakyReLU(slope)]
                 width = out

@@ -10,7 +10,7 @@ FLOOR = 0.01
 
 
 class Standardize(nn.Module):
-    """Subtracts the training set's mean and divides by its standard deviation, per channel or per unit.
+    """Subtracts the training set's mean and divides by its standard deviation, per channel of maps or per unit of vectors.
 
     Where features vary little around their mean, as an untrained network's fc8 does, a decoder of the raw ones shows the mean
     image because of scale, not because information was lost. The statistics are buffers, and so part of checkpoints.
@@ -18,10 +18,6 @@ class Standardize(nn.Module):
     With `whiten`, units are then decorrelated, each staying as close to itself as possible (ZCA, Bell and Sejnowski 1997).
     fc8's units mostly share one signal; images differ in small deviations from it, which a decoder learns late unless they are
     brought to the same scale. Directions with a variance below `FLOOR` are amplified less: they may hold only noise.
-
-    Args:
-        feature_shape: (C, H, W), standardised per channel, or (D,), per unit.
-        whiten: whether units are decorrelated too.
     """
 
     mean: Tensor
@@ -34,7 +30,7 @@ class Standardize(nn.Module):
         self.whiten = whiten
         if whiten:
             self.register_buffer("whitening", torch.eye(feature_shape[0]))
-        shape = (feature_shape[0],) + (1,) * (len(feature_shape) - 1)
+        shape = (feature_shape[0], *[1] * (len(feature_shape) - 1))
         self.register_buffer("mean", torch.zeros(shape))
         self.register_buffer("std", torch.ones(shape))
         self.register_buffer("fitted", torch.tensor(False))

@@ -1,38 +1,36 @@
 """The encoder: torchvision's AlexNet, frozen, cut after the layer whose features are inverted."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass
 from hashlib import sha256
+from typing import NamedTuple
 
 import torch
 from torch import Tensor, nn
 from torchvision.models import AlexNet
 from torchvision.transforms.v2 import functional as transforms
 
-from inversion.core import pixels
 from inversion.core.errors import InputError
 from inversion.encoders.weights import find_weights, fitting
 
 
-@dataclass(frozen=True)
-class Tap:
+class Tap(NamedTuple):
     """Where a layer's features are read: after the layer's last processing step, as in the paper."""
 
-    module: str
-    """Name of the last module of torchvision's AlexNet that runs."""
+    modules: int
+    """How many of the modules of `flat` run."""
     shape: tuple[int, ...]
     """Shape of one image's features at a 227 x 227 input. fc8's is the number of classes, 1000 for ImageNet's weights."""
 
 
 TAPS = {
-    "conv1": Tap("features.2", (64, 27, 27)),
-    "conv2": Tap("features.5", (192, 13, 13)),
-    "conv3": Tap("features.7", (384, 13, 13)),
-    "conv4": Tap("features.9", (256, 13, 13)),
-    "conv5": Tap("features.12", (256, 6, 6)),
-    "fc6": Tap("classifier.2", (4096,)),
-    "fc7": Tap("classifier.5", (4096,)),
-    "fc8": Tap("classifier.6", (1000,)),
+    "conv1": Tap(3, (64, 27, 27)),
+    "conv2": Tap(6, (192, 13, 13)),
+    "conv3": Tap(8, (384, 13, 13)),
+    "conv4": Tap(10, (256, 13, 13)),
+    "conv5": Tap(13, (256, 6, 6)),
+    "fc6": Tap(18, (4096,)),
+    "fc7": Tap(21, (4096,)),
+    "fc8": Tap(22, (1000,)),
 }
 """Every layer that can be inverted, in the network's order."""
 LAST_LAYER = list(TAPS)[-1]
@@ -47,9 +45,9 @@ class Encoder(nn.Module):
 
     Args:
         layer: a key of `TAPS`.
-        weights: `imagenet` (torchvision's IMAGENET1K_V1, downloaded once and checked against its hash), `random`
-            (Kaiming-initialised with `seed`), or the path of a checkpoint that holds this architecture: nested or wrapped as
-            training scripts do, of any number of classes and floating type, and at least as deep as `layer`.
+        weights: `imagenet` (torchvision's IMAGENET1K_V1, downloaded once), `random` (Kaiming-initialised with `seed`), or the
+            path of a checkpoint that holds this architecture: nested or wrapped as training scripts do, of any number of
+            classes and floating type, and at least as deep as `layer`.
         input_stats: `published` feeds the [-1, 1] pixels straight in, as the published experiment does; `imagenet`
             re-normalises them to ImageNet's mean and standard deviation, which most weights were trained with.
         seed: of the `random` weights.
@@ -58,8 +56,8 @@ class Encoder(nn.Module):
         InputError: unknown layer or statistics; weights that are missing, damaged, of another architecture or less deep.
     """
 
-    deepest: str
-    """The deepest layer that the weights reach; `LAST_LAYER` unless a file lacks the head or more."""
+    deepest = LAST_LAYER
+    """The deepest layer that the weights reach; another than `LAST_LAYER` if a file lacks the head or more."""
 
     def __init__(self, layer: str, weights: str = "imagenet", input_stats: str = "published", seed: int = 0) -> None:
         super().__init__()
@@ -69,26 +67,21 @@ class Encoder(nn.Module):
         self.layer = layer
         self.weights = str(weights)
         self.input_stats = input_stats
-        self.deepest = LAST_LAYER
         self._digests: dict[str, str] = {}
-        network = random_alexnet(seed) if weights == "random" else self._from_file(str(weights))
-        self.network = cut(network, TAPS[layer].module)
+        network = random_alexnet(seed) if weights == "random" else self._from_file()
+        self.network = flat(network)[: TAPS[layer].modules]
+        self.feature_shape = TAPS[layer].shape if layer != LAST_LAYER else (network.classifier[-1].out_features,)
         self.requires_grad_(False)
         self.train(False)
-        with torch.no_grad():
-            self.feature_shape: tuple[int, ...] = tuple(
-                self(torch.zeros(1, 3, pixels.INPUT_SIZE, pixels.INPUT_SIZE)).shape[1:]
-            )
 
-    def _from_file(self, weights: str) -> AlexNet:
+    def _from_file(self) -> AlexNet:
         with torch.device("meta"):
-            names = list(AlexNet().state_dict())  # a weight and a bias of each layer
-        found = find_weights(weights, names)
-        head = found.get(names[-1])
-        with torch.device("meta"):
-            network = AlexNet(num_classes=1000 if head is None else max(1, head.numel()))
-        layers = list(TAPS)
-        state = fitting(found, network.state_dict(), names[: 2 * layers.index(self.layer) + 2], weights)
+            network = AlexNet()
+        layers, names = list(TAPS), list(network.state_dict())  # a weight and a bias of each layer
+        found = find_weights(self.weights, names)
+        if names[-1] in found:
+            network.classifier[-1] = nn.Linear(4096, max(1, found[names[-1]].numel()), device="meta")
+        state = fitting(found, network.state_dict(), names[: 2 * layers.index(self.layer) + 2], self.weights)
         self.deepest = [layer for i, layer in enumerate(layers) if state.keys() >= set(names[: 2 * i + 2])][-1]
         network.load_state_dict(state, strict=False, assign=True)  # what lies behind the tap is cut off
         return network
@@ -108,15 +101,12 @@ class Encoder(nn.Module):
 
     def digest_of(self, layer: str) -> str:
         """SHA-256 of all that makes this layer's features: the weights up to its tap, and the input's statistics."""
-        if layer in self._digests:
-            return self._digests[layer]
-        digest = sha256(self.input_stats.encode())
-        for name, module in self.network.named_children():
-            for tensor in module.state_dict().values():
+        if layer not in self._digests:
+            digest = sha256(self.input_stats.encode())
+            for tensor in self.network[: TAPS[layer].modules].state_dict().values():
                 digest.update(tensor.cpu().numpy().data)
-            if name == _name(TAPS[layer].module):
-                break
-        return self._digests.setdefault(layer, digest.hexdigest())
+            self._digests[layer] = digest.hexdigest()
+        return self._digests[layer]
 
     def train(self, mode: bool = True) -> "Encoder":
         """Stays in eval mode whatever is asked, or AlexNet's dropout before fc6 and fc7 would blur its features."""
@@ -127,22 +117,16 @@ class Encoder(nn.Module):
         return self.features(images, [self.layer])[self.layer]
 
     def features(self, images: Tensor, layers: Sequence[str]) -> dict[str, Tensor]:
-        """The features of several layers, none deeper than the encoder's own, in one pass. Always in float32, also where
-        the decoder trains in mixed precision.
-
-        Args:
-            images: (B, 3, 227, 227) in [-1, 1].
+        """The features of several layers, none deeper than the encoder's own, in one pass: layer -> features, as `forward`
+        gives them. Always in float32, also where the decoder trains in mixed precision.
         """
-        images = with_input_stats(images, self.input_stats)
-        taps = {_name(TAPS[layer].module): layer for layer in layers}
-        found = {}
+        features: dict[str, Tensor] = {}
         with torch.autocast(images.device.type, enabled=False):
-            x = images.float()
-            for name, module in self.network.named_children():
+            x = with_input_stats(images, self.input_stats).float()
+            for number, module in enumerate(self.network, 1):
                 x = module(x)
-                if name in taps:
-                    found[taps[name]] = x
-        return found
+                features |= {layer: x for layer in layers if TAPS[layer].modules == number}
+        return features
 
 
 def check_input_stats(name: str, value: str) -> None:
@@ -152,30 +136,15 @@ def check_input_stats(name: str, value: str) -> None:
 
 
 def with_input_stats(images: Tensor, input_stats: str) -> Tensor:
-    """What an AlexNet is fed: images (B, 3, 227, 227) in [-1, 1] as they are (`published`), or normalised by ImageNet's mean
-    and standard deviation (`imagenet`).
-    """
+    """What an AlexNet is fed: images in [-1, 1] as they are, or normalised by ImageNet's mean and standard deviation."""
     if input_stats == "published":
         return images
     return transforms.normalize(images * 0.5 + 0.5, IMAGENET_MEAN, IMAGENET_STD)
 
 
-def cut(network: AlexNet, last: str) -> nn.Sequential:
-    """The network up to and with the module named `last`, as one sequence. What follows the tap is dropped."""
-    sequence = nn.Sequential()
-    for name, module in network.named_children():
-        if name == "classifier":
-            sequence.add_module("flatten", nn.Flatten())
-        for child_name, child in list(module.named_children()) or [("0", module)]:
-            sequence.add_module(_name(f"{name}.{child_name}"), child)
-            if f"{name}.{child_name}" == last:
-                return sequence
-    raise ValueError(f"AlexNet has no module {last}")
-
-
-def _name(module: str) -> str:
-    """What a module of AlexNet is called in the cut sequence, where names hold no dot."""
-    return module.replace(".", "_")
+def flat(network: AlexNet) -> nn.Sequential:
+    """The network as one sequence of modules."""
+    return nn.Sequential(*network.features, network.avgpool, nn.Flatten(), *network.classifier)
 
 
 def random_alexnet(seed: int) -> AlexNet:

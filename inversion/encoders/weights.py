@@ -1,26 +1,23 @@
 """Weights of a network as the world writes them: read without running anything, unwrapped, and checked against the network."""
 
 import functools
-import hashlib
 import logging
-import os
 import zipfile
-from collections.abc import Collection, Iterator, Mapping
+from collections.abc import Collection, Mapping
 from contextlib import suppress
 from pathlib import Path
 from pickle import UnpicklingError
 from typing import Any
 
 import torch
-from filelock import FileLock
 from safetensors.torch import load_file
 from torch import Tensor
 from torchvision.models import AlexNet_Weights
 
-from inversion.core.download import download
+from inversion.core.download import download, hash_of
 from inversion.core.errors import InputError
 from inversion.core.file_kinds import kind_of
-from inversion.core.files import expand
+from inversion.core.files import expand, lock
 
 log = logging.getLogger(__name__)
 say_once = functools.cache(log.info)
@@ -34,8 +31,8 @@ CODE = "holds a whole model (pickled code), not only tensors: load it where you 
 class _StandIn:
     """Replaces every class and function that a file names and torch doesn't know, so that none of them runs."""
 
-    def __new__(cls, *arguments: object) -> "_StandIn":
-        return super().__new__(cls)
+    def __init__(self, *arguments: object) -> None:
+        pass
 
     def __setstate__(self, state: object) -> None:
         pass
@@ -46,10 +43,7 @@ def find_weights(weights: str, names: Collection[str]) -> dict[str, Tensor]:
 
     Args:
         weights: `imagenet`, or the path of a file that torch.save or safetensors wrote.
-        names: how the network's state dict calls its tensors.
-
-    Returns:
-        name -> tensor, as the file has it; not always all of `names`.
+        names: how the network's state dict calls its tensors. Those that the file has are given back.
 
     Raises:
         InputError: no such file, one that can't be read or that holds none of these tensors, or the download failed.
@@ -58,45 +52,36 @@ def find_weights(weights: str, names: Collection[str]) -> dict[str, Tensor]:
     if not path.is_file():
         trouble = "a folder" if path.is_dir() else "no such file"
         raise InputError(f"encoder.weights={weights}: {trouble}; give 'imagenet', 'random' or the path of weights.")
-    content = _read(path)
-    found: dict[str, dict[str, tuple[str, Tensor]]] = {}
-    others = []
-    for key, value in _flat(content):
-        if isinstance(value, Tensor):
-            plain = ".".join(part for part in key.split(".") if part not in WRAPPERS)
-            name = next((name for name in names if f".{plain}".endswith(f".{name}")), None)
-            if name is None:
-                others.append(key)
-            else:
-                found.setdefault(plain.removesuffix(name), {})[name] = (key, value)
+    content = _flat(_read(path))
+    tensors = {key: value for key, value in content.items() if isinstance(value, Tensor)}
+    found: dict[str, dict[str, str]] = {}  # prefix -> name -> key
+    for key in tensors:
+        plain = ".".join(part for part in key.split(".") if part not in WRAPPERS)
+        for name in names:
+            if f".{plain}".endswith(f".{name}"):
+                found.setdefault(plain.removesuffix(name), {})[name] = key
     if not found:
-        if any(isinstance(value, _StandIn) for value in (content, *dict(_flat(content)).values())):
+        if any(isinstance(value, _StandIn) for value in content.values()):
             raise InputError(f"{path} {CODE}.")
-        what = f"its first tensor is {others[0]!r:.120}" if others else f"a {type(content).__name__} without tensors"
+        what = f"its first tensor is {next(iter(tensors))!r:.120}" if tensors else "it holds no tensors"
         raise InputError(f"{path} is not AlexNet ({what}): {ADVICE}.")
     best = max(found.values(), key=len)  # the first of those that are as complete
-    name, (key, _) = next(iter(best.items()))
+    name, key = next(iter(best.items()))
     if key != name:
         say_once(f"{path}: {key!r:.120} is taken for {name}, and the others likewise.")
-    others = [key for group in found.values() if group is not best for key, _ in group.values()] + others
+    others = [key for key in tensors if key not in best.values()]
     if others:
         say_once(f"{path}: {len(others)} other tensors are not used, such as {others[0]!r:.120}.")
-    return {name: tensor for name, (_, tensor) in best.items()}
+    return {name: tensors[key] for name, key in best.items()}
 
 
 def fitting(
     state: Mapping[str, Tensor], expected: Mapping[str, Tensor], needed: Collection[str], source: str
 ) -> dict[str, Tensor]:
-    """Those of the tensors that have the expected shape, in float32.
-
-    Args:
-        state: as `find_weights` gives them.
-        expected: the network's state dict; its tensors may be on the meta device.
-        needed: names that must be there.
-        source: what to call the weights in an error.
+    """Those of the tensors that `find_weights` gave that have the shape expected by the network's state dict, in float32.
 
     Raises:
-        InputError: one that is needed is missing or has another shape, or a weight is not finite.
+        InputError: one of the needed is missing or has another shape, or a weight is not finite. It names the source.
     """
     result = {}
     for key, like in expected.items():
@@ -133,50 +118,45 @@ def _reason(path: Path, error: Exception) -> str:
     """What the file is, for the parsers' own words tell of their insides, or advise to run its code."""
     if isinstance(error, OSError) and error.strerror:
         return error.strerror
-    kind = kind_of(path)
     with suppress(Exception), zipfile.ZipFile(path) as archive:  # damaged zips throw anything, too
-        names = {name.rpartition("/")[2] for name in archive.namelist()}
+        names = {Path(name).name for name in archive.namelist()}
         if "constants.pkl" in names:
             return "a TorchScript model: save its state_dict()"
         if "data.pkl" not in names:
             return "a zip archive of something else"
-    if isinstance(error, UnpicklingError) and kind in ("a zip archive", "pickled Python objects"):
-        return CODE
-    return "cut off or damaged" if kind in (None, "a zip archive", "pickled Python objects") else kind
+    kind = kind_of(path)
+    if kind not in (None, "a zip archive", "pickled Python objects"):
+        return kind
+    return CODE if kind and isinstance(error, UnpicklingError) else "cut off or damaged"
 
 
-def _flat(content: object) -> Iterator[tuple[str, Any]]:
+def _flat(content: object) -> dict[str, Any]:
     """Whatever nested mappings hold, under their keys joined by dots, the outer ones first. Each mapping counts once."""
-    pending, seen = [("", content)], set()
-    while pending:
-        prefix, mapping = pending.pop(0)
-        if isinstance(mapping, Mapping) and id(mapping) not in seen:
-            seen.add(id(mapping))
-            for key, value in mapping.items():
-                if isinstance(value, Mapping):
-                    pending.append((f"{prefix}{key}.", value))
-                else:
-                    yield f"{prefix}{key}", value
+    flat, pending, seen = {}, [("", content)], set()
+    for prefix, value in pending:
+        if not isinstance(value, Mapping):
+            flat[prefix.removeprefix(".")] = value
+        elif id(value) not in seen:
+            seen.add(id(value))
+            pending += [(f"{prefix}.{key}", inner) for key, inner in value.items()]
+    return flat
 
 
 def imagenet_weights() -> Path:
-    """torchvision's IMAGENET1K_V1 file in torch's own cache, downloaded if it isn't there, its SHA-256 checked always.
-
-    Raises:
-        InputError: no network, or a file with another hash.
+    """torchvision's IMAGENET1K_V1 file in torch's own cache, downloaded if it isn't there. Raises InputError: no network, or a
+    file with another hash.
     """
     url = AlexNet_Weights.IMAGENET1K_V1.url
-    path = Path(torch.hub.get_dir()) / "checkpoints" / Path(url).name
+    path = Path(torch.hub.get_dir(), "checkpoints", Path(url).name)
     prefix = path.stem.rsplit("-", 1)[1]
-    if not os.path.lexists(path):
-        log.info(f"Downloading {url} to {path}")
+    if not path.is_file():
         path.parent.mkdir(parents=True, exist_ok=True)
-        advice = f"put that file at {path} (the folder follows TORCH_HOME), or give encoder.weights=PATH or =random"
-        with FileLock(path.with_name(f".{path.name}.lock")):
+        with lock(path.with_name(f".{path.name}.lock")):
             if not path.is_file():
+                log.info(f"Downloading {url} to {path}")
+                advice = f"put that file at {path} (the folder follows TORCH_HOME), or give encoder.weights=PATH or =random"
                 download(url, path, "AlexNet's ImageNet weights", "sha256", prefix, advice)
-    with path.open("rb") as file:
-        digest = hashlib.file_digest(file, "sha256").hexdigest()
-    if not digest.startswith(prefix):
-        raise InputError(f"{path} is damaged (SHA-256 {digest[:8]}, not {prefix}): delete it to download it again.")
+    found = hash_of(path, "sha256")
+    if not found.startswith(prefix):
+        raise InputError(f"{path} is damaged (SHA-256 {found[:8]}, not {prefix}): delete it to download it again.")
     return path

@@ -10,7 +10,7 @@ from PIL import Image
 from test_image_folder import fill
 
 from inversion.core.errors import InputError
-from inversion.core.images import BrokenImagesError, decode, duplicates_between, find_images, read_image
+from inversion.core.images import BrokenImagesError, decode, find_images, read_image
 
 
 def test_grey_images_become_rgb_and_others_are_fitted(tmp_path):
@@ -139,13 +139,14 @@ def test_all_broken_images_are_named_at_once_for_what_they_are(tmp_path, one_lin
         "pointer.png": (b"version https://git-lfs.github.com/spec/v1", "git lfs pull"),
         "film.gif": (b"\0\0\0\x18ftypmp42\0\0\0\0", "a video"),
         "notes.bmp": (b"to do", "text"),
-        "cut.jpg": (b"\xff\xd8\xff\xe0\0\x10JFIF", "a JPEG, cut off or damaged"),
+        "cut.jpg": (b"\xff\xd8\xff\xe0\0\x10JFIF", "Truncated"),
+        "cut.png": (b"\x89PNG\r\n\x1a\n\0", "a PNG, cut off or damaged"),
         "noise.tif": (b"\xfe" * 50, "no image"),
     }
     for name, (content, _) in kinds.items():
         (tmp_path / name).write_bytes(content)
     grey(tmp_path / "good.png", [0, 200], np.uint8)
-    with pytest.raises(BrokenImagesError, match="^8 images are broken") as error:
+    with pytest.raises(BrokenImagesError, match="^9 images are broken") as error:
         decoded(sorted(tmp_path.iterdir()))
     said = one_line(str(error.value))
     assert all(f"{tmp_path / name} can't be read (" in said and kind in said for name, (_, kind) in kinds.items())
@@ -189,9 +190,3 @@ def test_whatever_pillow_decodes_is_found_and_the_rest_counted(tmp_path, caplog)
         "1 .h5",
     )
     assert all(kind in record.message for kind in (*counted, "1 .h5", "1 files without an ending"))
-
-
-def test_duplicates_between_parts_are_counted_once():
-    images = torch.arange(4, dtype=torch.uint8).view(4, 1, 1, 1).expand(4, 3, 2, 2).contiguous()
-    assert duplicates_between({"train": images[:2], "val": images[2:]}) == 0
-    assert duplicates_between({"train": images[[0, 0, 1]], "val": images[[0, 2]], "test": images[[0, 1]]}) == 2

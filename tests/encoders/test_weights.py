@@ -160,7 +160,7 @@ def other_zip(path):
         (lambda path: path.touch(), "empty"),
         (lambda path: path.mkdir(), "a folder"),
         (lambda path: None, "no such file"),
-        (lambda path: torch.save([1, 2], path), "a list without tensors"),
+        (lambda path: torch.save([1, 2], path), "it holds no tensors"),
         (lambda path: torch.save(nn.Linear(2, 2).state_dict(), path), "its first tensor is 'weight'"),
         (lambda path: torch.save({"a\nb" * 99: torch.zeros(1)}, path), "its first tensor is 'a.nb"),
     ],

@@ -19,8 +19,9 @@ def test_a_folders_pictures_are_found_as_ones_own_images_are(tmp_path):
 
 def test_names_never_clash_and_fit_every_file_system():
     long = "\U0001f600" * 60
-    paths = [Path(f"{name}.jpg") for name in ("a", "b/a", "A", "a-2", long, f"{long}x")]
+    paths = [Path(f"{name}.jpg") for name in ("a", "b/a", "A", "2-a", long, f"{long}x")]
     names = experiment("invert").names_of(paths)
-    assert names[:4] == ["a", "a-2", "A-3", "a-2-2"]
+    assert names[:4] == ["1-a", "2-a", "3-A", "4-2-a"]
     assert len({name.lower() for name in names}) == len(paths)
     assert all(len(name.encode()) < 200 for name in names)
+    assert experiment("invert").names_of(paths[2:4]) == ["A", "2-a"]
