@@ -47,18 +47,13 @@ def train_encoder(cfg: DictConfig, folder: Path) -> None:
         (scores,) = score(module, datamodule=datamodule, verbose=False)
         metrics[part] = {name.removeprefix(f"{part}/"): value for name, value in scores.items()}
     save_atomic(folder / WEIGHTS, module.network.state_dict())
-    split = datamodule.split
-    rest = {
-        "epochs": fitted.trainer.current_epoch,
-        "input_stats": cfg.classifier.input_stats,
-        "classes": [{"id": key, "name": name} for key, name in split.classes.items()],
-        "seconds": round(fitted.seconds, 1),
-        **provenance(fitted.trainer.strategy.root_device),
-    }
+    split, stats = datamodule.split, cfg.classifier.input_stats
+    classes = [{"id": key, "name": name} for key, name in split.classes.items()]
+    rest = {"epochs": fitted.trainer.current_epoch, "input_stats": stats, "classes": classes}
+    rest |= {"seconds": round(fitted.seconds, 1), **provenance(fitted.trainer.strategy.root_device)}
     write_metrics(folder, {**metrics, **rest})
     log.info("  ".join(f"{part} top-1 {scores['top1']:.1%} of {len(split.files(part))}" for part, scores in metrics.items()))
-    log.info(f"Weights  {folder / WEIGHTS}")
-    log.info(f"Use      encoder.weights={folder / WEIGHTS} encoder.input_stats={cfg.classifier.input_stats}")
+    log.info(f"Use      encoder.weights={folder / WEIGHTS} encoder.input_stats={stats}")
 
 
 if __name__ == "__main__":

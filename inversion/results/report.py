@@ -1,6 +1,5 @@
 """Figure and table of finished runs."""
 
-import json
 import logging
 from collections.abc import Sequence
 from pathlib import Path
@@ -29,66 +28,56 @@ SHOWN = {
 
 def publish(folder: Path, runs: Sequence[FinishedRun]) -> None:
     """Writes table and figures of these runs into the folder, prints the table and says where they are."""
-    path = folder / "metrics.csv"
-    write_atomic(path, csv_text([_row(run, name) for run, name in _named(runs)]).encode("utf-8", "backslashreplace"))
-    log.info("\n" + format_table(runs) + "\n")
+    path, names = folder / "metrics.csv", labels(runs)
+    rows = [_row(run, names[run.folder]) for run in in_layer_order(runs)]
+    write_atomic(path, csv_text(rows).encode("utf-8", "backslashreplace"))
+    log.info(f"\n{format_table(runs)}\n")
     log.info(f"Table    {path}")
     for figure in write_figures(folder, runs):
         log.info(f"Figure   {figure}")
 
 
 def write_figures(folder: Path, runs: Sequence[FinishedRun]) -> list[Path]:
-    """Writes the samples figure of these runs: `samples.png`.
-
-    Runs that show other images (another draw of classes) can't share rows; each further set of images gets a figure of its
-    own, `samples_2.png` and so on.
+    """Writes the samples figure of these runs: `samples.png`. Runs that show other images (another draw of classes) can't
+    share rows; each further set of images gets a figure of its own, `samples_2.png` and so on.
     """
     groups: dict[tuple[tuple[str, ...], bytes], list[FinishedRun]] = {}
     for run in in_layer_order(runs):
-        content = run.samples.originals.numpy().tobytes()
-        groups.setdefault((tuple(run.samples.files), content), []).append(run)
-    paths = []
-    for i, group in enumerate(groups.values()):
+        groups.setdefault((tuple(run.samples.files), run.samples.originals.numpy().tobytes()), []).append(run)
+    paths = [folder / ("samples.png" if i == 1 else f"samples_{i}.png") for i in range(1, len(groups) + 1)]
+    for path, group in zip(paths, groups.values(), strict=True):
         names = titles(group)
         columns = {"Original": group[0].samples.originals}
         columns |= {names[run.folder]: run.samples.reconstructions for run in group}
-        paths.append(folder / ("samples.png" if i == 0 else f"samples_{i + 1}.png"))
-        with atomic_file(paths[-1]) as file:
+        with atomic_file(path) as file:
             samples_figure(columns).save(file, "PNG")
     return paths
 
 
 def format_table(runs: Sequence[FinishedRun]) -> str:
     """The metrics as text: per part, a line per run and one for the mean image of each split."""
-    lines = [["split", "run", "decoder", "weights", *(title for title, _ in SHOWN.values())]]
+    lines, names = [["split", "run", "decoder", "weights", *(title for title, _ in SHOWN.values())]], labels(runs)
     for part in PARTS:
-        floors: dict[str, list[str]] = {}
-        for run, name in _named(runs):
+        floors: dict[tuple[str, ...], list[str]] = {}
+        for run in in_layer_order(runs):
             if part in run.metrics:
                 scores, native = run.metrics[part], run.metrics["native_size"]
                 weights = f"{run.metrics['parameters'] / 1e6:.2f} M"
-                lines.append([part, name, run.metrics["decoder"], weights, *_cells(scores, native)])
-                floor = {**scores["mean_image"], "feature_error": None}  # each layer's own: they stand in the CSV
-                floors[json.dumps(floor)] = [part, "mean image", "", "", *_cells(floor, native)]
+                lines.append([part, names[run.folder], run.metrics["decoder"], weights, *_cells(scores, native)])
+                floor = _cells({**scores["mean_image"], "feature_error": None}, native)  # each layer's own, in the CSV
+                floors[tuple(floor)] = [part, "mean image", "", "", *floor]
         lines += floors.values()
     return aligned(lines, left=3)
-
-
-def _named(runs: Sequence[FinishedRun]) -> list[tuple[FinishedRun, str]]:
-    names = labels(runs)
-    return [(run, names[run.folder]) for run in in_layer_order(runs)]
 
 
 def _row(run: FinishedRun, name: str) -> dict[str, Any]:
     """A column per metric and part, and the mean image's beside them."""
     row: dict[str, Any] = {"run": name}
     for key, value in run.metrics.items():
-        if key not in PARTS:
-            row |= {f"{key}_{name}": one for name, one in value.items()} if isinstance(value, dict) else {key: value}
+        row |= {f"{key}_{name}": one for name, one in value.items()} if isinstance(value, dict) else {key: value}
     for part in PARTS:
-        scores = run.metrics.get(part, {})
-        row |= {f"{part}_{key}": value for key, value in scores.items() if key != "mean_image"}
-        row |= {f"{part}_mean_image_{key}": value for key, value in scores.get("mean_image", {}).items()}
+        floor = row.pop(f"{part}_mean_image", {})
+        row |= {f"{part}_mean_image_{key}": value for key, value in floor.items()}
     return row
 
 

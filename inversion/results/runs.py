@@ -11,7 +11,7 @@ import torch
 from inversion.core.errors import InputError
 from inversion.core.files import expand
 from inversion.encoders.alexnet import TAPS
-from inversion.training.outcome import METRICS_FILE, SAMPLES_FILE, Samples, is_finished
+from inversion.training.outcome import METRICS_FILE, SAMPLES_FILE, Samples, is_finished, title_of
 
 
 @dataclass(frozen=True)
@@ -42,11 +42,7 @@ class FinishedRun:
 
 
 def find(folder: Path) -> list[FinishedRun]:
-    """The finished runs of a folder: itself, or those below it, at any depth.
-
-    Raises:
-        InputError: it holds none.
-    """
+    """The finished runs of a folder: itself, or those below it, at any depth. Raises InputError if it holds none."""
     folders = [path.parent for path in sorted(folder.rglob(METRICS_FILE))]
     runs = [FinishedRun.load(path) for path in folders if path == folder or (path / SAMPLES_FILE).is_file()]
     if not runs:
@@ -55,11 +51,7 @@ def find(folder: Path) -> list[FinishedRun]:
 
 
 def find_all(folders: str | Iterable[str]) -> list[FinishedRun]:
-    """The finished runs of a folder or of several, each once.
-
-    Raises:
-        InputError: one of them holds none.
-    """
+    """The finished runs of a folder or of several, each once. Raises InputError if one of them holds none."""
     folders = [folders] if isinstance(folders, str) else folders
     return list({run.folder.resolve(): run for folder in folders for run in find(expand(folder))}.values())
 
@@ -83,8 +75,4 @@ def labels(runs: Sequence[FinishedRun]) -> dict[Path, str]:
 def titles(runs: Sequence[FinishedRun]) -> dict[Path, str]:
     """What stands over each run's column: its layer, or its label where several have the same."""
     names, layers = labels(runs), [run.layer for run in runs]
-    return {run.folder: _title(run.layer) if layers.count(run.layer) == 1 else names[run.folder] for run in runs}
-
-
-def _title(layer: str) -> str:
-    return layer.upper() if layer.startswith("fc") else layer.capitalize()
+    return {run.folder: title_of(run.layer) if layers.count(run.layer) == 1 else names[run.folder] for run in runs}

@@ -29,7 +29,8 @@ from inversion.training.building import build, build_decoder
 
 
 class TrainedRun(nn.Module):
-    """The frozen encoder of a run with its best decoder, in eval mode, on any device.
+    """The frozen encoder of a run with its best decoder, in eval mode, on any device. What it is given may lie elsewhere, and
+    what it gives back lies there too.
 
     Args:
         encoder: cut after the run's layer.
@@ -59,7 +60,7 @@ class TrainedRun(nn.Module):
 
     @property
     def device(self) -> torch.device:
-        """Where it computes; what it is given may lie elsewhere, and what it gives back lies there too."""
+        """Where it computes."""
         return next(self.parameters()).device
 
     @torch.no_grad()
@@ -77,13 +78,11 @@ class TrainedRun(nn.Module):
         """Features (B, *feature_shape), not standardised -> images (B, 3, 227, 227) in [-1, 1]."""
         return self.decoder(self.standardize(features.to(self.device))).to(features.device)
 
-    def forward(self, images: Tensor) -> Tensor:
-        """`reconstruct`."""
-        return self.reconstruct(images)
-
     def reconstruct(self, images: Tensor) -> Tensor:
-        """Images (B, 3, 227, 227) in [-1, 1] -> what the layer's features give back, same shape and range."""
+        """Images (B, 3, 227, 227) in [-1, 1] -> their reconstructions, same shape and range."""
         return self.decode(self.encode(images))
+
+    forward = reconstruct
 
 
 def load(folder: str | Path, weights: str | None = None, any_weights: bool = False) -> TrainedRun:
@@ -93,8 +92,7 @@ def load(folder: str | Path, weights: str | None = None, any_weights: bool = Fal
     Args:
         folder: of a run; `outputs/<sweep>/<layer>`.
         weights: the encoder's, where they lie elsewhere than when the run was trained: as `encoder.weights`.
-        any_weights: takes them although they are others than those that the decoder was trained for, as the checkpoint's hash
-            tells: to see what it makes of them.
+        any_weights: takes them even if their hash isn't that of the weights that the decoder was trained for.
 
     Raises:
         InputError: the checkpoint is missing or damaged, or the encoder's weights are missing or are not those of the run.
@@ -131,31 +129,21 @@ def load(folder: str | Path, weights: str | None = None, any_weights: bool = Fal
 
 
 def _check_classes(config: object) -> None:
-    """Refuses what a checkpoint would have built if that is no network and no source of images: `_target_` may name any
-    function, such as one that runs a command.
-    """
+    """Raises an error if a `_target_` is neither network nor source of images: it could be a function that runs a command."""
     if isinstance(config, dict):
         if "_target_" in config and not issubclass(get_class(config["_target_"]), (nn.Module, LightningDataModule)):
             raise ValueError(f"{config['_target_']} is no network and no data")
-        for value in config.values():
-            _check_classes(value)
-    elif isinstance(config, list):
-        for value in config:
-            _check_classes(value)
+        config = [*config.values()]
+    for value in config if isinstance(config, list) else ():
+        _check_classes(value)
 
 
 def read_images(paths: Sequence[str | Path], size: int) -> Tensor:
     """Image files of any size and mode -> (N, 3, 227, 227) in [-1, 1], as the encoder is fed.
 
     Each is turned as its EXIF data says, its transparent parts laid on white, its first frame taken; its shorter side is
-    brought to `size`, the middle square cut out, and that resized to 227.
-
-    Args:
-        paths: of the files.
-        size: `TrainedRun.native_size` for images as sharp as those trained on; 227 for all that the encoder can see.
-
-    Raises:
-        InputError: names the files that are no images, or broken ones.
+    brought to `size`, the middle square cut out, and that resized to 227. With `TrainedRun.native_size` images are as sharp as
+    those trained on; 227 keeps all that the encoder can see. Raises InputError, which names files that are no images.
     """
     images = torch.empty(len(paths), 3, size, size, dtype=torch.uint8)
     decode([expand(path) for path in paths], images.numpy(), f"Reading {len(paths)} images")

@@ -10,7 +10,7 @@ from typing import Any, TypeVar
 import torch
 from hydra.errors import InstantiationException
 from hydra.utils import get_class, instantiate
-from lightning import LightningModule, Trainer
+from lightning import Trainer
 from lightning.pytorch.callbacks import BatchSizeFinder, LearningRateFinder
 from lightning.pytorch.loggers import Logger
 from lightning.pytorch.profilers import PassThroughProfiler
@@ -37,15 +37,8 @@ READ_HERE = ("members", "standardized")
 
 
 def build(name: str, config: Mapping[str, Any], **arguments: Any) -> Any:
-    """Builds what the config's `_target_` names. Only plain lists and dicts reach it, so that checkpoints stay loadable.
-
-    Args:
-        name: the config group, for errors.
-        config: holds `_target_` and options.
-        **arguments: passed along as they are.
-
-    Raises:
-        InputError: an option is missing, unknown or refused.
+    """Builds what the config's `_target_` names from its options, lists and dicts as plain ones, and the further arguments.
+    Raises InputError, which gives the `name`, if an option is missing, unknown or refused.
     """
     try:
         return instantiate(config, **arguments, _convert_="all")
@@ -60,15 +53,8 @@ def build(name: str, config: Mapping[str, Any], **arguments: Any) -> Any:
 
 
 def build_trainer(config: DictConfig, folder: Path, may_share: bool = False) -> Trainer:
-    """The trainer of a run, with its callbacks and without loggers.
-
-    Args:
-        config: the whole config.
-        folder: the run's.
-        may_share: whether several devices may share the work.
-
-    Raises:
-        InputError: options that can't be used.
+    """The trainer of a run in the folder, with the whole config's callbacks and without loggers; `may_share` allows several
+    devices. Raises InputError for options that can't be used.
     """
     callbacks = [callback for callback in build("callbacks", config.callbacks).values() if callback is not None]
     for callback in callbacks:
@@ -77,9 +63,8 @@ def build_trainer(config: DictConfig, folder: Path, may_share: bool = False) -> 
                 f"callbacks: a {type(callback).__name__} changes options that the run's folder is to be found by; sweep over "
                 "them instead, as in -m optimizer.lr=1e-3,2e-3,4e-3."
             )
-    names = {str(callback.filename) for callback in callbacks if isinstance(callback, MovableCheckpoint)}
-    both = {checkpoints.BEST, checkpoints.LAST}
-    if config.trainer.get("enable_checkpointing") is False or not {checkpoints.LAST} <= names <= both:
+    names = {str(callback.filename) for callback in callbacks if isinstance(callback, MovableCheckpoint)} - {checkpoints.BEST}
+    if config.trainer.get("enable_checkpointing") is False or names != {checkpoints.LAST}:
         raise InputError(
             "callbacks.last, callbacks.best.filename and trainer.enable_checkpointing must stay as they are: without its "
             "checkpoints a run can neither be resumed nor used."
@@ -109,12 +94,8 @@ def build_trainer(config: DictConfig, folder: Path, may_share: bool = False) -> 
 
 
 def build_loggers(config: DictConfig, folder: Path, resumed_step: int) -> list[Logger]:
-    """The run's loggers, which write into its folder and begin with its config.
-
-    Args:
-        config: the whole config; its group `logger` holds a `_target_` and options for each logger, or is null.
-        folder: the run's.
-        resumed_step: the step that a run is resumed from, behind which TensorBoard's curves are cut; 0 for a new run.
+    """The run's loggers, which write into its folder and begin with the whole config. TensorBoard's curves are cut behind
+    `resumed_step`, which is 0 for a new run.
     """
     loggers = []
     for name, options in (config.get("logger") or {}).items():
@@ -122,21 +103,15 @@ def build_loggers(config: DictConfig, folder: Path, resumed_step: int) -> list[L
             continue
         accepted = inspect.signature(get_class(options._target_)).parameters
         arguments: dict[str, Any] = {"save_dir": str(folder)} if "save_dir" in accepted else {}
-        if "purge_step" in options:
-            arguments["purge_step"] = resumed_step
+        arguments |= {"purge_step": resumed_step} if "purge_step" in options else {}
         loggers.append(build(f"logger.{name}", options, **arguments))
         if not resumed_step and hasattr(loggers[-1].experiment, "add_text"):
-            text = OmegaConf.to_yaml(OmegaConf.create(OmegaConf.to_container(config, resolve=True)))
-            loggers[-1].experiment.add_text("config", f"```yaml\n{text}```")
+            loggers[-1].experiment.add_text("config", f"```yaml\n{OmegaConf.to_yaml(config, resolve=True)}```")
     return loggers
 
 
 def precision(config: DictConfig) -> str:
-    """What `trainer.precision` comes to on this machine.
-
-    Raises:
-        InputError: it isn't one of auto, 32-true, bf16-mixed and 16-mixed.
-    """
+    """What the trainer's config, such as `precision: auto`, comes to on this machine. Raises InputError for no such option."""
     option, accelerator = str(config.get("precision", "auto")), config.get("accelerator", "auto")
     if option not in ("auto", "32-true", "bf16-mixed", "16-mixed"):
         raise InputError(f"trainer.precision={option} must be auto, 32-true, bf16-mixed or 16-mixed.")
@@ -144,18 +119,15 @@ def precision(config: DictConfig) -> str:
         return option
     if accelerator in ("auto", "gpu", "cuda") and torch.cuda.is_available():
         has_bf16 = torch.cuda.is_bf16_supported(including_emulation=False)
-    elif accelerator == "cpu" or not torch.accelerator.is_available():
-        has_bf16 = torch.cpu._is_avx512_bf16_supported() or torch.cpu._is_amx_tile_supported()
     else:
-        has_bf16 = False
+        on_cpu = accelerator == "cpu" or not torch.accelerator.is_available()
+        has_bf16 = on_cpu and (torch.cpu._is_avx512_bf16_supported() or torch.cpu._is_amx_tile_supported())
     return "bf16-mixed" if has_bf16 else "32-true"
 
 
 def build_decoder(config: DictConfig, encoder: Encoder, native_size: int) -> Decoder:
-    """The decoder that `config` describes, for the encoder's features: an ensemble where it says several `members`.
-
-    Raises:
-        InputError: an option is refused.
+    """The decoder that `config.decoder` describes, an ensemble where it says several `members`, for the encoder's features and
+    images of `native_size` pixels. Raises InputError for an option that is refused.
     """
     members = check_number("decoder.members", config.get("members", 1))
     resolved: Any = OmegaConf.to_container(config, resolve=True)
@@ -166,17 +138,15 @@ def build_decoder(config: DictConfig, encoder: Encoder, native_size: int) -> Dec
 
 
 def build_module(kind: type[M], config: DictConfig, encoder: Encoder, native_size: int, clips: bool = False) -> M:
-    """What is trained: the encoder, and all that the config says of its decoder.
+    """What is trained: the encoder, and all that the whole config says of its decoder.
 
     Args:
         kind: `InversionModule`, or a subclass that takes the same arguments.
-        config: the whole config.
-        encoder: frozen, unless `kind` trains it.
         native_size: side of the images as the data holds them, in pixels.
         clips: whether the trainer clips gradients in mixed precision, which fused optimisers don't allow.
 
     Raises:
-        InputError: an option is refused.
+        InputError: an option is refused, which some optimisers and schedulers do only when built or stepped.
     """
     decoder = build_decoder(config.decoder, encoder, native_size)
     optimizer = config.optimizer
@@ -189,41 +159,29 @@ def build_module(kind: type[M], config: DictConfig, encoder: Encoder, native_siz
         loss=build("loss", config.loss),
         optimizer=build("optimizer", optimizer),
         scheduler=build("scheduler", config.scheduler),
-        standardize=build_standardize(config.standardize, config.decoder, encoder),
+        standardize=build_standardize(config, encoder),
     )
-    check_optimizer(module)
-    return module
-
-
-def build_standardize(option: bool | str, decoder: Mapping[str, Any], encoder: Encoder) -> Standardize | nn.Identity:
-    """What features pass through before the decoder. Of trained weights, `standardize=auto` does what the decoder's options
-    ask for. Those of untrained ones it standardises: nearly all that varies in them is one direction, and whitened the rest is
-    noise.
-
-    Raises:
-        InputError: no such option.
-    """
-    wanted = decoder.get("standardized", True)
-    for name, value, choices in (
-        ("standardize", option, (True, False, "whiten", "auto")),
-        ("decoder.standardized", wanted, (True, False, "whiten")),
-    ):
-        if value not in choices:
-            words = ", ".join(str(choice).lower() for choice in choices)
-            raise InputError(f"{name}={value} must be one of {words}.")
-    if option == "auto":
-        option = wanted if encoder.is_trained else True
-    return Standardize(encoder.feature_shape, whiten=option == "whiten") if option else nn.Identity()
-
-
-def check_optimizer(module: LightningModule) -> None:
-    """Raises InputError if optimiser or scheduler refuse their options, which some say only when built or stepped."""
     try:
-        scheduler = module.configure_optimizers()["lr_scheduler"]["scheduler"]  # type: ignore
+        scheduler = module.configure_optimizers()["lr_scheduler"]["scheduler"]
         with warnings.catch_warnings(action="ignore"):  # it is stepped before the optimiser
             scheduler.step(*([0.0] if isinstance(scheduler, ReduceLROnPlateau) else []))
     except (ValueError, TypeError, ArithmeticError, AttributeError, RuntimeError) as error:
-        reason = "a division by zero" if isinstance(error, ArithmeticError) else error
         raise InputError(
-            f"The options of optimizer or scheduler can't be used ({reason}): see conf/optimizer and conf/scheduler."
+            f"The options of optimizer or scheduler can't be used ({error}): see conf/optimizer and conf/scheduler."
         ) from error
+    return module
+
+
+def build_standardize(config: DictConfig, encoder: Encoder) -> Standardize | nn.Identity:
+    """What features pass through before the decoder. Of trained weights, `standardize=auto` does what the decoder's options
+    ask for. Those of untrained ones it standardises: nearly all that varies in them is one direction, and whitened the rest is
+    noise. Raises InputError for no such option.
+    """
+    name, option = "standardize", config.standardize
+    if option == "auto":
+        name, option = "decoder.standardized", config.decoder.get("standardized", True)
+    if option not in (True, False, "whiten"):
+        raise InputError(f"{name}={option} must be true, false or whiten{', or auto' if name == 'standardize' else ''}.")
+    if config.standardize == "auto" and not encoder.is_trained:
+        option = True
+    return Standardize(encoder.feature_shape, whiten=option == "whiten") if option else nn.Identity()

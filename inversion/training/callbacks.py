@@ -5,7 +5,7 @@ import math
 import sys
 import time
 from pathlib import Path
-from typing import Any, NoReturn
+from typing import Any
 
 import torch
 from lightning import Callback, LightningModule, Trainer, seed_everything
@@ -17,19 +17,13 @@ from torchvision.transforms.v2.functional import to_pil_image
 from inversion.core import pixels
 from inversion.core.drawing import pairs_grid
 from inversion.core.errors import InputError
-from inversion.core.files import write_atomic
 from inversion.data.batches import Batch, hashed_seed
 
 log = logging.getLogger(__name__)
 
-BATCH_FILE = "not_finite.txt"
-"""Lists the images of the batch at which a run's numbers ceased to be finite."""
-
 
 class MovableCheckpoint(ModelCheckpoint):
-    """A checkpoint in the run's folder, which may be moved: `ModelCheckpoint` alone would forget which epoch was best, and put
-    the next epoch in its place.
-    """
+    """A checkpoint in the run's folder, which may be moved: `ModelCheckpoint` alone would then forget which epoch was best."""
 
     def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
         self.dirpath = self.dirpath or str(Path(trainer.default_root_dir) / "checkpoints")
@@ -39,12 +33,12 @@ class MovableCheckpoint(ModelCheckpoint):
         def here(path: str) -> str:
             return str(Path(self.dirpath or "") / Path(path).name) if path else path
 
-        moved = {key: here(state_dict[key]) for key in ("best_model_path", "kth_best_model_path", "last_model_path")}
-        scores = {here(path): score for path, score in state_dict["best_k_models"].items()}
-        super().load_state_dict({**state_dict, **moved, "best_k_models": scores, "dirpath": self.dirpath})
+        moved: dict[str, Any] = {key: here(path) for key, path in state_dict.items() if key.endswith("_model_path")}
+        moved["best_k_models"] = {here(path): score for path, score in state_dict["best_k_models"].items()}
+        super().load_state_dict({**state_dict, **moved, "dirpath": self.dirpath})
 
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Forgets a best epoch that lies after the one resumed from: on a GPU, what is trained again comes out otherwise."""
+        """Forgets a best epoch after the one resumed from: what a GPU trains again comes out otherwise."""
         super().on_train_start(trainer, pl_module)
         best = Path(self.best_model_path)
         if self.monitor and best.is_file():
@@ -55,14 +49,8 @@ class MovableCheckpoint(ModelCheckpoint):
 
 class LastCheckpoint(MovableCheckpoint):
     """The state at the end of an epoch, from which a run can be resumed: after the first, the last, and any that ends at least
-    `seconds` after the one saved before, so that short epochs don't spend their time on writing.
-
-    It is written once the epoch's curves are on disk and every scheduler has been stepped, which Lightning does after the
-    epoch's end.
-
-    Args:
-        seconds: see above.
-        **options: `ModelCheckpoint`'s.
+    `seconds` after the one saved before. It is written at the next epoch's start, since Lightning steps schedulers and writes
+    curves after an epoch's end. The options are `ModelCheckpoint`'s.
     """
 
     def __init__(self, seconds: float = 20, **options: Any) -> None:
@@ -104,11 +92,8 @@ class LastCheckpoint(MovableCheckpoint):
 
 
 class SeededEpochs(Callback):
-    """Random numbers used in training, as dropout's, depend on the seed and the epoch alone (and under DDP on the process), so
-    that a resumed run repeats them. Counts the seconds of all processes that a run took.
-
-    Args:
-        seed: the run's.
+    """Random numbers used in training, as dropout's, depend on the run's seed and the epoch alone (and under DDP on the
+    process), so that a resumed run repeats them. Counts the seconds that a run took, resumed or not.
     """
 
     def __init__(self, seed: int) -> None:
@@ -135,55 +120,38 @@ class SeededEpochs(Callback):
 class FiniteLoss(Callback):
     """Ends a run whose loss or weights are no longer finite, before they reach a checkpoint.
 
-    Each loss is checked on the device that computed it; reading the result makes a GPU wait, so that is done every so many
-    batches and after an epoch's last. On a CPU it is done after each batch.
-
-    Args:
-        every: batches between two looks.
+    Each loss is checked on the device that computed it. To read the result makes a GPU wait, so that is done every `every`
+    batches and after an epoch's last; on a CPU after each batch.
     """
 
     def __init__(self, every: int = 50) -> None:
-        if every < 1:
-            raise InputError(f"callbacks.finite.every={every} must be at least 1.")
-        self.every = every
-        self.first: Tensor | None = None
-        """The first batch of this epoch with such a loss, as a float; infinite if there is none."""
+        self.every = max(1, every)
 
     def on_train_epoch_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        self.first = None
+        self.first = torch.tensor(math.inf, device=pl_module.device)  # this epoch's first batch with such a loss
 
     def on_train_batch_end(
         self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Batch, batch_idx: int
     ) -> None:
-        loss = outputs["loss"].detach()
-        here = torch.where(loss.isfinite(), math.inf, float(batch_idx))
-        self.first = here if self.first is None else torch.minimum(self.first, here)
-        if loss.device.type == "cpu" or trainer.is_last_batch or (batch_idx + 1) % self.every == 0:
+        is_finite = outputs["loss"].detach().isfinite()
+        self.first = torch.minimum(self.first, torch.where(is_finite, math.inf, float(batch_idx)))
+        what, first = "The loss", math.inf
+        if is_finite.device.type == "cpu" or trainer.is_last_batch or (batch_idx + 1) % self.every == 0:
             first = float(trainer.strategy.reduce(self.first, reduce_op="min"))  # of all processes, which end together
-            if first < math.inf:
-                self._end(trainer, "The loss", int(first), batch_idx)
-        if trainer.is_last_batch and not all(weights.isfinite().all() for weights in pl_module.parameters()):
-            self._end(trainer, "A weight", batch_idx, batch_idx)
+        if first == math.inf and trainer.is_last_batch and not all(one.isfinite().all() for one in pl_module.parameters()):
+            what, first = "A weight", batch_idx
+        if first < math.inf:
+            files = trainer.datamodule.files_of_batch(trainer.current_epoch, int(first))  # type: ignore[attr-defined]
+            named = ", ".join(files[:10]) + (f" and {len(files) - 10} more" if len(files) > 10 else "")
+            step = trainer.fit_loop.epoch_loop.total_batch_idx + 1 - (batch_idx - int(first))
+            where = f"step {step} (epoch {trainer.current_epoch + 1}, batch {int(first) + 1}: {named})"
+            raise InputError(f"{what} is not finite after {where}: {self._advice(trainer)}.")
 
     def on_validation_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         loss = trainer.callback_metrics.get("val/loss")
         if loss is not None and not loss.isfinite() and not trainer.sanity_checking:
             epoch = f"after epoch {trainer.current_epoch + 1}"
             raise InputError(f"The validation loss is not finite {epoch}: {self._advice(trainer)}.")
-
-    def _end(self, trainer: Trainer, what: str, at: int, now: int) -> NoReturn:
-        files = trainer.datamodule.files_of_batch(trainer.current_epoch, at)  # type: ignore[attr-defined]
-        named = ", ".join(files[:3])
-        if len(files) > 3:
-            path = Path(trainer.default_root_dir) / BATCH_FILE
-            if trainer.is_global_zero:
-                write_atomic(path, "".join(f"{name}\n" for name in files).encode("utf-8", "surrogateescape"))
-            named += f" and {len(files) - 3} more, listed in {path}"
-        step = trainer.fit_loop.epoch_loop.total_batch_idx - (now - at)
-        raise InputError(
-            f"{what} is not finite after step {step + 1} (epoch {trainer.current_epoch + 1}, batch {at + 1}: {named}): "
-            f"{self._advice(trainer)}."
-        )
 
     def _advice(self, trainer: Trainer) -> str:
         saved = [Path(one.dirpath or "") / f"{one.filename}.ckpt" for one in trainer.checkpoint_callbacks[::-1]]  # type: ignore
@@ -192,11 +160,8 @@ class FiniteLoss(Callback):
 
 
 class ReconstructionGrid(Callback):
-    """Logs the same validation images, original beside reconstruction, as training proceeds: to TensorBoard and W&B.
-
-    Args:
-        images: how many.
-        times: at how many epochs of the run at most, evenly spaced, the last among them.
+    """Logs the first `images` of the validation samples, original beside reconstruction, to TensorBoard and W&B: at `times`
+    epochs of the run at most, evenly spaced, the last among them.
     """
 
     def __init__(self, images: int = 8, times: int = 10) -> None:
@@ -206,10 +171,9 @@ class ReconstructionGrid(Callback):
         self.times = times
 
     def on_validation_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        every = max(1, -(-(trainer.max_epochs or 1) // self.times))
-        last = trainer.current_epoch + 1 == trainer.max_epochs
-        due = last or (trainer.current_epoch + 1) % every == 0
-        if trainer.sanity_checking or not due or not trainer.is_global_zero or not trainer.loggers:
+        epoch, epochs = trainer.current_epoch + 1, trainer.max_epochs or 1
+        is_due = epoch == epochs or epoch % math.ceil(epochs / self.times) == 0
+        if trainer.sanity_checking or not is_due or not trainer.is_global_zero or not trainer.loggers:
             return
         _, originals = trainer.datamodule.samples("val", self.images)  # type: ignore[attr-defined]
         grid = pairs_grid(pixels.to_display(originals), reconstruct(pl_module, originals))
@@ -250,32 +214,26 @@ class ImagesPerSecond(Callback):
             pl_module.log("train/images_per_second", rate, **options)
 
 
-SHOWN = {
-    "train/loss": "train loss {:.5f}",
-    "val/loss": "val loss {:.5f}",
-    "val/psnr": "val PSNR {:.2f} dB",
-    "val/top1": "val top-1 {:.1%}",
-    "train/images_per_second": "{:.0f} images/s",
-}
-"""What the line per epoch says of the numbers that were logged."""
-
-
 class Progress(TQDMProgressBar):
-    """A bar on a terminal, and in any case one line per epoch, which goes into the run's log.
-
-    Args:
-        refresh_rate: batches between two updates of the bar.
-    """
+    """A bar on a terminal, updated every `refresh_rate` batches, and in any case one line per epoch in the run's log."""
 
     def __init__(self, refresh_rate: int = 10) -> None:
         super().__init__(refresh_rate=refresh_rate if sys.stderr.isatty() else 0, leave=False)
 
     def get_metrics(self, trainer: Trainer, pl_module: LightningModule) -> dict[str, Any]:
-        """Without Lightning's `v_num`, which here is no number."""
-        return {key: value for key, value in super().get_metrics(trainer, pl_module).items() if key != "v_num"}
+        metrics = dict(super().get_metrics(trainer, pl_module))
+        metrics.pop("v_num", None)  # which here is no number
+        return metrics
 
     def on_train_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         super().on_train_epoch_end(trainer, pl_module)
+        labels = {
+            "train/loss": "train loss {:.5f}",
+            "val/loss": "val loss {:.5f}",
+            "val/psnr": "val PSNR {:.2f} dB",
+            "val/top1": "val top-1 {:.1%}",
+            "train/images_per_second": "{:.0f} images/s",
+        }
         values = trainer.callback_metrics
-        shown = [label.format(float(values[name])) for name, label in SHOWN.items() if name in values]
+        shown = [label.format(float(values[name])) for name, label in labels.items() if name in values]
         log.info("  ".join([f"epoch {trainer.current_epoch + 1}/{trainer.max_epochs}", *shown]))

@@ -6,10 +6,9 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from lightning import LightningModule
 from lightning.fabric.plugins.io import TorchCheckpointIO
 from omegaconf import DictConfig, OmegaConf
-from torch import Tensor
+from torch import Tensor, nn
 
 from inversion.core.errors import InputError
 from inversion.core.files import save_atomic
@@ -50,27 +49,20 @@ def path_of(folder: Path, name: str) -> Path:
     return folder / "checkpoints" / f"{name}.ckpt"
 
 
-def metadata(config: DictConfig, precision: str, datamodule: ImageDataModule, module: LightningModule) -> dict[str, Any]:
+def metadata(config: DictConfig, precision: str, datamodule: ImageDataModule, module: nn.Module) -> dict[str, Any]:
     """What a checkpoint says of its run: the resolved config, with the precision that `auto` came to, the images' native size,
-    and fingerprints of the split and of the module's frozen parts.
+    and fingerprints of the split and of what the module has frozen.
     """
     resolved: Any = OmegaConf.to_container(config, resolve=True)
     resolved["trainer"]["precision"] = precision
-    fingerprints: Mapping[str, str] = module.fingerprints  # type: ignore[assignment]
-    return {
-        "format": FORMAT,
-        "config": resolved,
-        "native_size": datamodule.native_size,
-        "split": datamodule.split.digest,
-        **fingerprints,
-    }
+    fingerprints = getattr(module, "fingerprints", {})
+    data = {"native_size": datamodule.native_size, "split": datamodule.split.digest}
+    return {"format": FORMAT, "config": resolved, **data, **fingerprints}
 
 
 def read(path: Path) -> dict[str, Any]:
-    """The checkpoint's content, on the CPU. Runs no code from the file.
-
-    Raises:
-        InputError: no checkpoint, a damaged one, one of another version of this project, or weights that are not finite.
+    """The checkpoint's content, on the CPU; no code from the file is run. Raises InputError for no checkpoint, a damaged one,
+    one of an older version of this project, or weights that are not finite.
     """
     advice = "delete it to start anew, or replace it by an undamaged copy"
     try:
@@ -101,12 +93,11 @@ def _is_finite(value: object) -> bool:
 
 
 def check_match(
-    path: Path, now: Mapping[str, Any], module: LightningModule | None = None, may_differ: Sequence[str] = ()
+    path: Path, now: Mapping[str, Any], module: nn.Module | None = None, may_differ: Sequence[str] = ()
 ) -> dict[str, Any]:
     """Checks that the run to come is the one that wrote a checkpoint, whose content is returned.
 
     Args:
-        path: the checkpoint.
         now: `metadata` of the run to come.
         module: what is to be resumed with the checkpoint's weights and state; None if nothing is.
         may_differ: options that may differ beside those `WITHOUT_EFFECT`.
@@ -116,13 +107,14 @@ def check_match(
     """
     content = read(path)
     before = content[METADATA]
-    folder = path.parents[1]
-    advice = "give another hydra.run.dir (hydra.sweep.dir for a sweep), or delete that folder to start anew"
     differences = find_differences(before["config"], now["config"], (*WITHOUT_EFFECT, *may_differ))
     names = {"split": "another draw of images", "encoder": "other encoder weights", "loss": "other weights in its loss"}
     differences += [name for key, name in names.items() if before.get(key) != now.get(key)]
     if differences:
-        raise InputError(f"{folder} holds a run with {' and '.join(differences[:3])}: {advice}.")
+        raise InputError(
+            f"{path.parents[1]} holds a run with {' and '.join(differences[:3])}: give another hydra.run.dir "
+            "(hydra.sweep.dir for a sweep), or delete that folder to start anew."
+        )
     if module is not None:
         wanted, found = ({key: value.shape for key, value in s.items()} for s in (module.state_dict(), content["state_dict"]))
         odd = [key for key in [*wanted, *found] if wanted.get(key) != found.get(key)]
@@ -135,11 +127,7 @@ def check_match(
 
 
 def find_differences(before: Mapping[str, Any], now: Mapping[str, Any], but: Sequence[str]) -> list[str]:
-    """The options in which two resolved configs differ, as in `seed=0, not 1`.
-
-    Args:
-        but: options, and groups of options, that are not compared.
-    """
+    """The options in which two resolved configs differ, as in `seed=0, not 1`; those in the groups `but` are not compared."""
     then, here = _flat(before), _flat(now)
     keys = sorted({**then, **here}, key=lambda key: key.count("."))  # seed before data.shuffle_seed, which follows it
     pairs = {key: (then.get(key, "left out"), here.get(key, "left out")) for key in keys}

@@ -1,6 +1,5 @@
 """AlexNet learnt as a classifier: for an encoder of one's own where ImageNet's weights can't be had, and as a control."""
 
-from collections.abc import Mapping
 from typing import Any
 
 import torch
@@ -17,39 +16,21 @@ from inversion.core import pixels
 from inversion.core.errors import InputError
 from inversion.data.batches import Batch
 from inversion.encoders.alexnet import check_input_stats, with_input_stats
-from inversion.training import checkpoints
 
 
 class Classifier(LightningModule):
     """torchvision's AlexNet, trained from scratch by AdamW with one cycle of the learning rate (Smith & Topin 2018).
 
     Images reach it at 227 x 227, as they reach the encoder. Each training batch is cropped at one random place to a random
-    share of the images, and resized back; mirroring is the data's (`data.flip`).
-
-    Args:
-        classes: how many.
-        input_stats: `published` or `imagenet`, what `encoder.input_stats` has to be for the weights that come of it.
-        lr: the highest learning rate.
-        weight_decay: AdamW's.
-        label_smoothing: share of the target that is spread over all classes.
-        smallest_crop: smallest share of an image's area that a crop keeps; 1 for no crops.
+    share of the images, and resized back; mirroring is the data's (`data.flip`). The options are explained in
+    conf/train_encoder.yaml.
 
     Raises:
         InputError: an option out of its range.
     """
 
-    metadata: Mapping[str, Any] | None = None
-    """What its checkpoints say of their run, see `checkpoints.metadata`."""
-    fingerprints: Mapping[str, str] = {}  # noqa: RUF012 - nothing in it is frozen
-
     def __init__(
-        self,
-        classes: int,
-        input_stats: str,
-        lr: float,
-        weight_decay: float,
-        label_smoothing: float,
-        smallest_crop: float,
+        self, classes: int, input_stats: str, lr: float, weight_decay: float, label_smoothing: float, smallest_crop: float
     ) -> None:
         super().__init__()
         check_input_stats("input_stats", input_stats)
@@ -63,15 +44,11 @@ class Classifier(LightningModule):
         self.input_stats = input_stats
         self.lr, self.weight_decay, self.label_smoothing = lr, weight_decay, label_smoothing
         self.crop = RandomResizedCrop(pixels.INPUT_SIZE, scale=(smallest_crop, 1))
-        accuracies: dict[str, Any] = {
+        top: dict[str, Any] = {
             f"top{k}": MulticlassAccuracy(classes, top_k=k, average="micro") for k in (1, 5) if k <= classes
         }
-        self.accuracies = nn.ModuleDict(
-            {
-                f"of_{stage}": MetricCollection(accuracies, compute_groups=False).clone(f"{stage}/")
-                for stage in ("train", "val", "test")
-            }
-        )
+        accuracies = MetricCollection(top, compute_groups=False)
+        self.accuracies = nn.ModuleDict({f"of_{stage}": accuracies.clone(f"{stage}/") for stage in ("train", "val", "test")})
 
     def forward(self, images: Tensor) -> Tensor:
         """Images (B, 3, 227, 227) in [-1, 1] -> logits (B, classes)."""
@@ -99,12 +76,5 @@ class Classifier(LightningModule):
 
     def configure_optimizers(self) -> Any:
         optimizer = torch.optim.AdamW(self.parameters(), lr=self.lr, weight_decay=self.weight_decay, fused=True)
-        steps = int(self.trainer.estimated_stepping_batches)
-        return {
-            "optimizer": optimizer,
-            "lr_scheduler": {"scheduler": OneCycleLR(optimizer, self.lr, total_steps=steps), "interval": "step"},
-        }
-
-    def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        """Adds the run's metadata."""
-        checkpoint[checkpoints.METADATA] = self.metadata
+        cycle = OneCycleLR(optimizer, self.lr, total_steps=int(self.trainer.estimated_stepping_batches))
+        return {"optimizer": optimizer, "lr_scheduler": {"scheduler": cycle, "interval": "step"}}

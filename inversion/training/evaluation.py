@@ -1,6 +1,7 @@
 """The final scores of a split, for a trained decoder and for always giving the training set's mean image."""
 
 import math
+from collections.abc import Callable
 from typing import Any
 
 import torch
@@ -8,30 +9,11 @@ from torch import Tensor, nn
 from tqdm import tqdm
 
 from inversion.core import pixels
-from inversion.core.pixels import to_input
 from inversion.data.datamodule import ImageDataModule
 from inversion.encoders.alexnet import LAST_LAYER, Encoder
 from inversion.training.metrics import FeatureMetrics, FinalMetrics, mean_pairwise_distance
 
 MEAN_IMAGE = "mean_image"
-
-
-class MeanImage(nn.Module):
-    """The baseline of every score: gives the training set's mean image for any features.
-
-    Args:
-        image: (3, 227, 227) in [-1, 1].
-    """
-
-    image: Tensor
-
-    def __init__(self, image: Tensor) -> None:
-        super().__init__()
-        self.register_buffer("image", image)
-
-    def forward(self, features: Tensor) -> Tensor:
-        """(B, ...) -> the mean image B times, all of them the same memory."""
-        return self.image.expand(len(features), -1, -1, -1)
 
 
 @torch.no_grad()
@@ -51,15 +33,18 @@ def evaluate(
     Returns:
         `FinalMetrics`' and `FeatureMetrics`' numbers by name, and the mean image's under `mean_image`.
     """
-    mean_image = MeanImage(pixels.resize(datamodule.mean_image()[None], pixels.INPUT_SIZE)[0])
-    decoders = {"decoder": decoder.to(device).eval(), MEAN_IMAGE: mean_image.to(device)}
+    mean_image = pixels.resize(datamodule.mean_image()[None], pixels.INPUT_SIZE).to(device)
+    decoders: dict[str, Callable[[Tensor], Tensor]] = {
+        "decoder": decoder.to(device).eval(),
+        MEAN_IMAGE: lambda features: mean_image.expand(len(features), -1, -1, -1),
+    }
     distance = mean_pairwise_distance(datamodule.images(part))
     of_images = {name: FinalMetrics(datamodule.native_size, distance).to(device) for name in decoders}
     of_features = {name: FeatureMetrics().to(device) for name in decoders}
     network = network.to(device)
     layers = [layer, network.layer]
     for batch in tqdm(datamodule.loader(part), desc=f"Scoring {part} images", unit="batch", leave=False, disable=None):
-        images = to_input(batch.images.to(device))
+        images = pixels.to_input(batch.images.to(device))
         features = network.features(images, layers)
         for name, decode in decoders.items():
             reconstructions = decode(features[layer])

@@ -7,8 +7,8 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import lightning
-from lightning import LightningModule, Trainer
-from lightning.pytorch.callbacks import LearningRateMonitor
+from lightning import Callback, LightningModule, Trainer
+from lightning.pytorch.callbacks import LambdaCallback, LearningRateMonitor
 from lightning.pytorch.profilers import PassThroughProfiler
 from lightning.pytorch.utilities.exceptions import MisconfigurationException
 from omegaconf import DictConfig
@@ -21,7 +21,7 @@ from inversion.training import checkpoints
 from inversion.training.building import build_loggers, build_trainer
 from inversion.training.callbacks import SeededEpochs
 from inversion.training.outcome import is_finished
-from inversion.training.provenance import write_provenance
+from inversion.training.provenance import provenance, write_provenance
 
 log = logging.getLogger(__name__)
 
@@ -37,7 +37,7 @@ class Fitted(NamedTuple):
 
     @property
     def seconds(self) -> float:
-        """Of all the processes that the training took."""
+        """What the training took, in all the processes that it was resumed in."""
         return next(c for c in self.trainer.callbacks if isinstance(c, SeededEpochs)).seconds  # type: ignore[attr-defined]
 
 
@@ -56,11 +56,8 @@ def fit(
     """Trains what `build_module` gives, or resumes it from the folder's last checkpoint, and loads its best weights.
 
     Args:
-        cfg: the whole config.
-        folder: the run's.
-        datamodule: its images.
-        build_module: called once the data are on disk; the module has `fingerprints` and takes `metadata`.
-        program: started it, for the record.
+        build_module: called once the data are on disk.
+        program: that started it, for `provenance.json`.
         parts: of the images that will be used; a broken one is better found now than after the training.
         before: called just before the fit.
         may_share: whether several devices may share the work.
@@ -75,7 +72,7 @@ def fit(
     trainer = build_trainer(cfg, folder, may_share)
     datamodule.prepare_data()
     module = build_module(trainer)
-    metadata = module.metadata = checkpoints.metadata(cfg, trainer.precision, datamodule, module)  # type: ignore[assignment]
+    metadata = checkpoints.metadata(cfg, trainer.precision, datamodule, module)
     best, last = (checkpoints.path_of(folder, name) for name in (checkpoints.BEST, checkpoints.LAST))
     if is_finished(folder):
         checkpoints.check_match(best if best.is_file() else last, metadata)
@@ -90,17 +87,22 @@ def fit(
     log.info(f"{len(split.train)} train, {len(split.val)} val, {len(split.test)} test images of {len(split.classes)} classes")
     if trainer.is_global_zero:
         split.save(folder / "split.json")
-        write_provenance(folder, program, metadata, datamodule, parts, device, resumed=resumed is not None)
+        path = folder / "provenance.json"
+        write_provenance(path, provenance(device), program, metadata, datamodule, parts, resumed=resumed is not None)
     if resumed:
         log.info(f"Resuming from {last}")
     if not trainer.fast_dev_run:  # type: ignore[attr-defined]
         trainer.loggers = build_loggers(cfg, folder, resumed["global_step"] if resumed else 0)
+    callbacks: list[Callback] = trainer.callbacks  # type: ignore[attr-defined]
     if not trainer.loggers:
-        trainer.callbacks = [c for c in trainer.callbacks if not isinstance(c, LearningRateMonitor)]  # type: ignore[attr-defined]
+        callbacks[:] = [callback for callback in callbacks if not isinstance(callback, LearningRateMonitor)]
+    callbacks.append(LambdaCallback(on_save_checkpoint=lambda *args: args[-1].update({checkpoints.METADATA: metadata})))
     if before is not None:
         before(trainer, module)
     _fit(trainer, module, datamodule=datamodule, ckpt_path=last if resumed else None, weights_only=True)
-    _show_profile(trainer)
+    if not isinstance(trainer.profiler, PassThroughProfiler):  # type: ignore[attr-defined]
+        for path in sorted(folder.glob("fit-profile*.txt")):  # to which Lightning writes the report
+            log.info(f"{path.read_text()}\nProfile  {path}")
     best_epoch = None
     if trainer.is_global_zero and best.is_file() and not trainer.fast_dev_run:  # type: ignore[attr-defined]
         content = checkpoints.read(best)
@@ -110,7 +112,7 @@ def fit(
 
 
 def start(seed: int) -> None:
-    """Seeds all random numbers, and quietens what is no news: Lightning's advice, and warnings that don't fit this project."""
+    """Seeds all random numbers, and silences Lightning's advice and warnings that don't fit this project."""
     if not 0 <= seed < 2**32:
         raise InputError(f"seed={seed} must lie between 0 and {2**32 - 1}.")
     for name in ("lightning.pytorch", "lightning.fabric"):
@@ -123,16 +125,14 @@ def start(seed: int) -> None:
         ".*in eval mode at the start of training.*",  # the encoder is meant to be
         ".*does not have many workers.*",  # the images are in memory, so loading needs none
         ".*exists and is not empty.*",  # a run that is resumed
-        ".*isinstance.treespec, LeafSpec.*",
+        ".*isinstance.treespec, LeafSpec.*",  # Lightning's own use of torch
     ):
         warnings.filterwarnings("ignore", message=message)
     lightning.seed_everything(seed, workers=True, verbose=False)
 
 
 def check_disk_space(folder: Path, trained: nn.Module) -> None:
-    """Raises InputError unless there is room for the best checkpoint, for the last one with Adam's two moments, and for a new
-    last one being written beside it.
-    """
+    """Raises InputError unless there is room for the best checkpoint and twice the last one, which has Adam's two moments."""
     weights = sum(parameter.numel() * parameter.element_size() for parameter in trained.parameters())
     needed, free = 7 * weights + (20 << 20), free_bytes(folder)
     if free < needed:
@@ -156,11 +156,3 @@ def _fit(trainer: Trainer, module: LightningModule, **options: Any) -> None:
         raise
     if distributed.is_available() and distributed.is_initialized():
         distributed.destroy_process_group()
-
-
-def _show_profile(trainer: Trainer) -> None:
-    """Prints the report of `+trainer.profiler=simple`, which Lightning writes to a file."""
-    if isinstance(trainer.profiler, PassThroughProfiler):  # type: ignore[attr-defined]
-        return
-    for path in sorted(Path(trainer.default_root_dir).glob("fit-profile*.txt")):
-        log.info(f"{path.read_text()}\nProfile  {path}")

@@ -1,7 +1,6 @@
 """How far a reconstruction is from its image: in clamped pixels on the [0, 1] scale, and in what the encoder sees in it."""
 
 import math
-from collections.abc import Sequence
 
 import torch
 from torch import Tensor, nn
@@ -15,13 +14,10 @@ MAX_PSNR = 100.0
 
 
 class MeanPSNR(MeanMetric):
-    """The mean of the images' own PSNRs, in dB, each at most `MAX_PSNR`.
-
-    It is higher than the PSNR of the pooled error wherever images differ in difficulty.
-    """
+    """The mean of the images' own PSNRs, in dB: higher than the PSNR of the pooled error wherever images differ."""
 
     def update(self, mse: Tensor) -> None:  # type: ignore[override]
-        """Each image's mean squared error on the [0, 1] scale, (B,)."""
+        """`mean_squared_errors`, (B,)."""
         super().update((-10 * mse.log10()).clamp(max=MAX_PSNR))
 
 
@@ -34,23 +30,16 @@ def mean_squared_errors(prediction: Tensor, target: Tensor) -> Tensor:
     """Each image's mean squared error on the [0, 1] scale at the input's size, (B,).
 
     Args:
-        prediction, target: (B, 3, s, s) and (B, 3, t, t) around [-1, 1]; either may be as yet unresized. What lies outside
-            is clamped.
+        prediction, target: (B, 3, s, s), which is clamped to [-1, 1], and (B, 3, t, t); either may be as yet unresized.
     """
     distance = pixels.squared_distance(prediction.float().clamp(-1, 1), target)
     return distance / (4 * target.shape[1] * pixels.INPUT_SIZE**2)
 
 
 class FinalMetrics(nn.Module):
-    """What is reported of a split's pixels.
-
-    `mse`, `psnr` and `ssim` at the input's size; `normalized_error`, the paper's, the mean of ||x - x'|| over the mean
-    distance between two different images of the split (about 1/sqrt(2) for always giving the mean image); `mse_<n>` and
-    `ssim_<n>` at the native n x n, since the input's interpolated pixels flatter every score.
-
-    Args:
-        native_size: n.
-        mean_distance: see `mean_pairwise_distance`.
+    """What is reported of a split's pixels: `mse`, `psnr` and `ssim` at the input's size; `mse_<n>` and `ssim_<n>` at the
+    native n x n, since the input's interpolated pixels flatter every score; and the paper's `normalized_error`, the mean of
+    ||x - x'|| over `mean_pairwise_distance` (about 1/sqrt(2) for always giving the mean image).
     """
 
     def __init__(self, native_size: int, mean_distance: float) -> None:
@@ -70,26 +59,23 @@ class FinalMetrics(nn.Module):
         errors = mean_squared_errors(prediction, target)
         self.quick.update(errors)
         self.distance.update((errors * target[0].numel()).sqrt())
-        native = [pixels.to_native(images, self.native_size).clamp(0, 1) for images in (shown, truth)]
-        for few in zip(*(_few(images) for images in (shown, truth)), strict=True):
+        self.at_native.update(*(pixels.to_native(images, self.native_size).clamp(0, 1) for images in (shown, truth)))
+        portion = 8 if shown.device.type == "cpu" else len(shown)  # in it, and channels last, a CPU is five times as fast
+        both = (images.contiguous(memory_format=torch.channels_last).split(portion) for images in (shown, truth))
+        for few in zip(*both, strict=True):
             self.ssim.update(*few)
-        self.at_native.update(*native)
 
     def compute(self) -> dict[str, float]:
         """The numbers by name."""
         values = {**self.quick.compute(), "ssim": self.ssim.compute(), **self.at_native.compute()}
-        result = {name: float(value) for name, value in values.items()}
-        error = float(self.distance.compute())
-        result["normalized_error"] = error / self.mean_distance if self.mean_distance else math.nan
-        return result
+        error = float(self.distance.compute()) / self.mean_distance if self.mean_distance else math.nan
+        return {name: float(value) for name, value in values.items()} | {"normalized_error": error}
 
 
 class FeatureMetrics(nn.Module):
-    """What the encoder sees in a split's reconstructions, beside what it saw in the images.
-
-    `feature_error`: the root of sum ||f(x') - f(x)||^2 / sum ||f(x) - mean f||^2 over the split, with f the inverted layer's
-    features: 0 where they come back whole, 1 for a reconstruction that is as far off as the mean feature.
-    `top1_agreement`: the share of images whose reconstruction is given the same class.
+    """What the encoder sees in a split's reconstructions: `feature_error`, the root of sum ||f(x') - f(x)||^2 / sum ||f(x) -
+    mean f||^2 with f the inverted layer's features (1 for one as far off as the mean feature), and `top1_agreement`, the share
+    of images whose reconstruction is given the same class.
     """
 
     def __init__(self) -> None:
@@ -120,20 +106,12 @@ class FeatureMetrics(nn.Module):
         return {"feature_error": error, "top1_agreement": float(self.agreement.compute())}
 
 
-def _few(images: Tensor) -> Sequence[Tensor]:
-    """In the layout and the portions that a CPU computes SSIM in five times as fast; the result is the same."""
-    return images.contiguous(memory_format=torch.channels_last).split(8 if images.device.type == "cpu" else len(images))
-
-
 def mean_pairwise_distance(native: Tensor, most: int = 2000) -> float:
-    """Mean Euclidean distance, at the input's size and on the [0, 1] scale, between two different images of a set.
+    """Mean Euclidean distance, at the input's size and on the [0, 1] scale, between two different ones of the native images,
+    uint8 (N, 3, n, n); of more than `most`, that many, evenly spread, are compared.
 
     `resize` is linear, y = U x U^T, so with U^T U = L L^T the distances between the images y are those between the small
     L^T x L: no large image is made.
-
-    Args:
-        native: (N, 3, n, n), uint8.
-        most: of more images, this many, evenly spread, are compared.
     """
     native = native.cpu()[torch.linspace(0, len(native) - 1, min(most, len(native))).round().long()]
     if len(native) < 2:

@@ -1,6 +1,6 @@
 """The LightningModule: a frozen encoder, a decoder trained to give its input back."""
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from hashlib import sha256
 from typing import Any, NoReturn
 
@@ -17,7 +17,6 @@ from inversion.data.datamodule import ImageDataModule
 from inversion.decoders.base import Decoder
 from inversion.decoders.standardize import Standardize
 from inversion.encoders.alexnet import Encoder
-from inversion.training import checkpoints
 from inversion.training.metrics import mean_squared_errors, quick_metrics
 
 
@@ -30,14 +29,11 @@ class InversionModule(LightningModule):
         loss: (prediction, target) -> scalar, see `inversion.decoders.losses`.
         optimizer: takes the decoder's parameters.
         scheduler: takes the optimiser; stepped once an epoch.
-        standardize: what features pass through before the decoder: nothing, or `Standardize`, which is fitted before the first
-            epoch.
+        standardize: fitted before the first epoch, if it isn't the identity.
     """
 
     encoder: Encoder
     loss: Callable[[Tensor, Tensor], Tensor]
-    metadata: Mapping[str, Any] | None = None
-    """What its checkpoints say of their run, see `checkpoints.metadata`."""
 
     def __init__(
         self,
@@ -76,7 +72,7 @@ class InversionModule(LightningModule):
         return nn.Sequential(self.standardize, self.decoder)
 
     def on_fit_start(self) -> None:
-        """Has the features cached, fits the standardisation to them, and moves to a GPU what fits there."""
+        """Has the features cached, fits the standardisation to them, and moves images to a GPU if they fit there."""
         self.encoder.to(self.device)
         if isinstance(self.loss, nn.Module):
             self.loss.to(self.device)
@@ -123,11 +119,7 @@ class InversionModule(LightningModule):
         scheduler = {"scheduler": self.scheduler(optimizer), "interval": "epoch", "monitor": "val/loss"}
         return {"optimizer": optimizer, "lr_scheduler": scheduler}
 
-    def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        """Adds the run's metadata."""
-        checkpoint[checkpoints.METADATA] = self.metadata
-
     @classmethod
     def load_from_checkpoint(cls, checkpoint_path: Any, *_: Any, **__: Any) -> NoReturn:  # type: ignore[override]
-        """Lightning's way, which would need the encoder. Raises InputError: says which way there is."""
+        """Lightning's way, which would need the encoder. Raises InputError, which names the way that works."""
         raise InputError(f"{checkpoint_path} holds no encoder: load it with its run, by inversion.load(RUN'S FOLDER).")

@@ -19,41 +19,48 @@ from inversion.data.datamodule import ImageDataModule
 
 log = logging.getLogger(__name__)
 
-PROVENANCE_FILE = "provenance.json"
 PACKAGES = ("torch", "torchvision", "lightning", "hydra-core", "torchmetrics", "pillow", "numpy")
 """Whose versions bear on results."""
 
 
 def provenance(device: torch.device) -> dict[str, Any]:
-    """`commit`, `hardware` and `versions`, in JSON's types."""
+    """`commit` (with `-dirty` behind it if files were changed since; None where git can't tell), `hardware` and `versions`."""
+    git = ["git", "-C", str(REPOSITORY), "describe", "--always", "--dirty", "--abbrev=40", "--exclude=*"]
+    try:
+        commit = subprocess.run(git, capture_output=True, text=True, check=True).stdout.strip()
+    except (OSError, subprocess.CalledProcessError):
+        commit = None
+    info = Path("/proc/cpuinfo")
+    lines = info.read_text().splitlines() if info.is_file() else []
+    hardware = {
+        "device": torch.cuda.get_device_name(device) if device.type == "cuda" else device.type,
+        "cpu": next((line.partition(": ")[2] for line in lines if line.startswith("model name")), platform.processor()),
+        "cores": os.cpu_count(),
+        "threads": torch.get_num_threads(),
+    }
     versions = {"python": platform.python_version(), **{package: version(package) for package in PACKAGES}}
-    return {"commit": commit(), "hardware": hardware(device), "versions": versions}
+    return {"commit": commit, "hardware": hardware, "versions": versions}
 
 
 def command_line(program: str) -> str:
     """The command that this run was started with, or the library call."""
-    overrides = HydraConfig.get().overrides.task if HydraConfig.initialized() else None
-    return f"{program} as a library call" if overrides is None else shlex.join(["python", program, *overrides])
+    if not HydraConfig.initialized():
+        return f"{program} as a library call"
+    return shlex.join(["python", program, *HydraConfig.get().overrides.task])
 
 
 def write_provenance(
-    folder: Path,
+    path: Path,
+    now: Mapping[str, Any],
     program: str,
     metadata: Mapping[str, Any],
     datamodule: ImageDataModule,
     parts: Sequence[str],
-    device: torch.device,
     resumed: bool,
 ) -> None:
-    """Writes what it takes to repeat a run to its `provenance.json`: the command, the resolved config, hashes of the encoder,
-    the split and the decoded images, and `provenance`. A resumed run keeps the file; what differs now is logged.
-
-    Args:
-        metadata: see `checkpoints.metadata`.
-        parts: of the images.
+    """Writes what it takes to repeat a run: command, resolved config, hashes of encoder, split and decoded images, and `now`,
+    its `provenance`. A resumed run keeps the file; what differs now is logged.
     """
-    path = folder / PROVENANCE_FILE
-    now = provenance(device)
     if resumed and path.is_file():
         before = json.loads(path.read_text())
         for key, value in now.items():
@@ -64,24 +71,3 @@ def write_provenance(
     hashes |= {f"{part} images": datamodule.digest_of_images(part) for part in parts}
     content = {"command": command_line(program), "config": metadata["config"], "sha256": hashes, **now}
     write_atomic(path, json.dumps(content, indent=2).encode())
-
-
-def hardware(device: torch.device) -> dict[str, Any]:
-    """What it runs on."""
-    info = Path("/proc/cpuinfo")
-    lines = info.read_text().splitlines() if info.is_file() else []
-    return {
-        "device": torch.cuda.get_device_name(device) if device.type == "cuda" else device.type,
-        "cpu": next((line.partition(": ")[2] for line in lines if line.startswith("model name")), platform.processor()),
-        "cores": os.cpu_count(),
-        "threads": torch.get_num_threads(),
-    }
-
-
-def commit() -> str | None:
-    """The repository's commit, with `-dirty` behind it if files were changed since; None where git can't tell."""
-    command = ["git", "-C", str(REPOSITORY), "describe", "--always", "--dirty", "--abbrev=40", "--exclude=*"]
-    try:
-        return subprocess.run(command, capture_output=True, text=True, check=True).stdout.strip()
-    except (OSError, subprocess.CalledProcessError):
-        return None

@@ -12,14 +12,14 @@ from omegaconf import DictConfig
 from inversion.core import pixels
 from inversion.core.drawing import samples_figure
 from inversion.core.errors import InputError
-from inversion.core.files import SWEPT_LAYERS, atomic_file
+from inversion.core.files import SWEPT_LAYERS, atomic_file, save_atomic
 from inversion.decoders.standardize import Standardize
 from inversion.encoders.alexnet import TAPS
 from inversion.training import outcome
 from inversion.training.building import build, build_module
 from inversion.training.callbacks import reconstruct
 from inversion.training.checkpoints import BEST, path_of
-from inversion.training.evaluation import evaluate
+from inversion.training.evaluation import MEAN_IMAGE, evaluate
 from inversion.training.fit import Fitted, fit, start
 from inversion.training.module import InversionModule
 from inversion.training.provenance import command_line, provenance
@@ -42,7 +42,7 @@ def train(cfg: DictConfig, folder: Path) -> dict[str, Any] | None:
         `trainer=ddp`, and after `+trainer.fast_dev_run=true`.
 
     Raises:
-        InputError: whatever the user can mend, in one sentence.
+        InputError: a mistake of the user's, in one sentence.
     """
     folder = Path(folder).absolute()
     fitted = fit_decoder(cfg, folder)
@@ -62,13 +62,8 @@ def train(cfg: DictConfig, folder: Path) -> dict[str, Any] | None:
 
 
 def fit_decoder(cfg: DictConfig, folder: Path, kind: type[InversionModule] = InversionModule) -> Fitted | None:
-    """The first half of `train`: data, encoder, decoder, module, trainer, fit or resume.
-
-    Args:
-        kind: of module that is trained.
-
-    Returns:
-        The module with its best weights; None if the folder holds the finished run.
+    """The first half of `train`, for any kind of module: data, encoder, decoder, module, trainer, fit or resume. Returns the
+    module with its best weights; None if the folder holds the finished run.
     """
     if cfg.samples < 1:
         raise InputError(f"samples={cfg.samples} must be at least 1.")
@@ -100,8 +95,7 @@ def fit_decoder(cfg: DictConfig, folder: Path, kind: type[InversionModule] = Inv
     parts = ("train", "val", "test") if cfg.test else ("train", "val")
     options: dict[str, Any] = {"parts": parts, "before": encode_once, "may_share": True, "may_grow": MAY_GROW}
     fitted = fit(cfg, folder, datamodule, module_of, program="train.py", **options)
-    unvalidated = fitted is not None and fitted.best_epoch is None and fitted.trainer.is_global_zero
-    if fitted and unvalidated and not fitted.trainer.fast_dev_run:  # type: ignore[attr-defined]
+    if fitted and fitted.best_epoch is None and fitted.trainer.is_global_zero and not fitted.trainer.fast_dev_run:  # type: ignore
         log.info("No epoch was validated: the last weights stand for the best.")
         fitted.trainer.save_checkpoint(path_of(folder, BEST))
     return fitted
@@ -110,17 +104,14 @@ def fit_decoder(cfg: DictConfig, folder: Path, kind: type[InversionModule] = Inv
 def description(cfg: DictConfig, fitted: Fitted) -> dict[str, Any]:
     """What `metrics.json` says of a run beside its scores."""
     module: Any = fitted.module
+    standardized = isinstance(module.standardize, Standardize)
     return {
         "layer": cfg.layer.name,
-        "decoder": class_name(cfg.decoder),
-        "loss": class_name(cfg.loss),
-        "data": class_name(cfg.data),
+        **{name: cfg[name]._target_.rpartition(".")[2] for name in ("decoder", "loss", "data")},
         "data_seed": cfg.data.get("seed"),
         "encoder": Path(cfg.encoder.weights).name,
         "input_stats": cfg.encoder.input_stats,
-        "standardize": "whiten"
-        if getattr(module.standardize, "whiten", False)
-        else isinstance(module.standardize, Standardize),
+        "standardize": "whiten" if standardized and module.standardize.whiten else standardized,
         "precision": fitted.trainer.precision,
         "parameters": sum(parameter.numel() for parameter in module.decoder.parameters()),
         "native_size": fitted.datamodule.native_size,
@@ -133,34 +124,30 @@ def description(cfg: DictConfig, fitted: Fitted) -> dict[str, Any]:
     }
 
 
-def class_name(config: DictConfig) -> str:
-    """Of what the config describes, without its modules."""
-    return str(config._target_).rpartition(".")[2]
-
-
 HPARAMS = ("layer", "decoder", "loss", "lr", "seed", "epochs", "data_seed", "encoder", "standardize")
 """What the hparams table says of a run beside its scores."""
 
 
 def publish(cfg: DictConfig, folder: Path, fitted: Fitted, metrics: dict[str, Any]) -> None:
-    """Writes the samples and their figure, the loggers' hyperparameters, and last `metrics.json`."""
+    """Writes the samples and their figure, the loggers' hyperparameters, and last `metrics.json`; says what came out."""
     files, originals = fitted.datamodule.samples("val", cfg.samples)
     samples = outcome.Samples(files, pixels.to_display(originals), reconstruct(fitted.module, originals))
-    samples.save(folder / outcome.SAMPLES_FILE)
-    title = metrics["layer"].upper() if metrics["layer"].startswith("fc") else metrics["layer"].capitalize()
+    save_atomic(folder / outcome.SAMPLES_FILE, vars(samples))
     with atomic_file(folder / "samples.png") as file:
-        samples_figure({"Original": samples.originals, title: samples.reconstructions}).save(file, "PNG")
-    scores = {f"val_{name}": metrics["val"][name] for name in ("mse", "psnr", "ssim")}
-    hparams = (
-        {name: metrics[name] for name in HPARAMS} | scores | {"test_mse": metrics.get("test", {}).get("mse", float("nan"))}
-    )
+        columns = {"Original": samples.originals, outcome.title_of(metrics["layer"]): samples.reconstructions}
+        samples_figure(columns).save(file, "PNG")
+    hparams = {name: metrics[name] for name in HPARAMS}
+    hparams |= {f"val_{name}": metrics["val"][name] for name in ("mse", "psnr", "ssim")}
+    hparams["test_mse"] = metrics.get("test", {}).get("mse", float("nan"))
+    curve = fitted.trainer.callback_metrics.get("val/loss")
     for logger in fitted.trainer.loggers:
-        curve = fitted.trainer.callback_metrics.get("val/loss")
-        if isinstance(logger, TensorBoardLogger):  # whose table needs a curve to point to
-            if curve is not None:
-                logger.log_hyperparams(hparams, {"val/loss": float(curve)}, step=fitted.trainer.global_step - 1)
-        else:
+        if not isinstance(logger, TensorBoardLogger):
             logger.log_hyperparams(hparams)
+        elif curve is not None:  # to which TensorBoard's table has to point
+            logger.log_hyperparams(hparams, {"val/loss": float(curve)}, step=fitted.trainer.global_step - 1)
         logger.finalize("success")
     outcome.write_metrics(folder, metrics)
-    log.info(outcome.result_line(metrics, folder))
+    line = "MSE {mse:.5f} PSNR {psnr:.2f} dB SSIM {ssim:.4f}".format_map
+    parts = {part: metrics[part] for part in outcome.PARTS if part in metrics}
+    said = [f"{part} {line(scores)} (mean image {line(scores[MEAN_IMAGE])})" for part, scores in parts.items()]
+    log.info(" | ".join([metrics["layer"], *said, f"{metrics['seconds']:.0f} s", str(folder)]))
