@@ -5,15 +5,14 @@ python experiments/benchmark.py data.archive=PATH encoder.weights=PATH trainer.a
 
 On the same sample of the images, in batches of the same size, in turn within one process:
 
-- loop: the published loop, written plainly: every JPEG decoded and resized anew, the encoder run at every step, the published
+- loop: the published loop in plain PyTorch: every JPEG decoded and resized anew, the encoder run at every step, the published
   decoder, the loss at 227 x 227, float32, Adam as published.
-- published: the published decoders as `train.py experiment=published` trains them.
-- recipe: the config's, by default the compact decoders.
+- published: the published decoders as `train.py experiment=published` trains them, on cached features.
+- recipe: the config's, by default the compact decoders, on cached features too.
 
-The last two are short runs of Lightning's Trainer with logger and callbacks, on cached features. Files are read from a warm
-page cache. The whole sweep is projected from these times: decoding and encoding of all images (the loop does so as it trains),
-the features' statistics, training, validation, checkpoints (best and last in every epoch, an upper bound), and final scores
-(the loop saves and scores nothing). For the stages of one run see `python train.py +trainer.profiler=simple`.
+Files are read from a warm page cache. The whole sweep is projected from these times: decoding and encoding of all images (the
+loop does so as it trains), the features' statistics, training, validation, checkpoints (best and last in every epoch, an upper
+bound), and final scores (the loop saves and scores nothing).
 """
 
 import copy
@@ -23,25 +22,36 @@ import logging
 import resource
 import sys
 import tempfile
+import time
 import warnings
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from statistics import fmean
 from typing import Any
 
 import torch
 from hydra import compose
+from lightning.pytorch.callbacks import LambdaCallback
+from lightning.pytorch.loggers import TensorBoardLogger
 from omegaconf import DictConfig, ListConfig
+from PIL import Image
+from torch import Tensor
+from torch.nn.functional import mse_loss
+from torchvision import transforms
 
+from inversion.core import pixels
 from inversion.core.errors import InputError
 from inversion.core.files import write_atomic
 from inversion.core.tables import aligned
+from inversion.data.datamodule import ImageDataModule
 from inversion.data.split import Split
 from inversion.encoders.alexnet import TAPS
 from inversion.launch import command_line
-from inversion.studies.speed import Times, datamodule_of, time_pipeline, time_published, timed
-from inversion.training.building import build, build_trainer
+from inversion.training.building import build, build_decoder, build_module, build_trainer
+from inversion.training.evaluation import evaluate
+from inversion.training.module import InversionModule
 from inversion.training.provenance import provenance
 
 log = logging.getLogger(__name__)
@@ -62,15 +72,25 @@ def configs_of(cfg: DictConfig, layer: str) -> dict[str, DictConfig]:
     return {"loop": published, "published": published, "recipe": recipe}
 
 
-def sample_of(split: Split, steps: int, size: int) -> Split:
-    """As many of the images as these steps, one before them, and a short validation take, in batches of this size."""
-    number = (steps + 1) * size
-    if len(split.train) < number:
-        raise InputError(
-            f"steps={steps} and one to warm up need {number} training images in batches of {size}, and there are "
-            f"{len(split.train)}: lower steps or data.batch_size."
-        )
-    return replace(split, train=split.train[:: len(split.train) // number][:number], val=split.val[: 3 * size])
+def datamodule_of(cfg: DictConfig, split: Split) -> ImageDataModule:
+    """The config's datamodule, of these images alone."""
+    datamodule = build("data", cfg.data)
+    datamodule.find_split = lambda: split
+    return datamodule
+
+
+def now(device: torch.device) -> float:
+    """Seconds on a clock, once the device has finished its work."""
+    if device.type != "cpu":
+        torch.accelerator.synchronize()
+    return time.perf_counter()
+
+
+def timed(device: torch.device, work: Callable[[], Any]) -> float:
+    """The seconds that this work takes."""
+    started = now(device)
+    work()
+    return now(device) - started
 
 
 def time_preparation(cfg: DictConfig, split: Split, device: torch.device) -> tuple[float, float]:
@@ -82,30 +102,96 @@ def time_preparation(cfg: DictConfig, split: Split, device: torch.device) -> tup
     return decoding / (train + val), encoding / (train * (1 + cfg.data.flip) + val)
 
 
-def time_layers(cfg: DictConfig, split: Split, device: torch.device, scratch: Path) -> dict[tuple[str, str], Times]:
+def time_loop(cfg: DictConfig, split: Split, device: torch.device) -> Row:
+    """Seconds per image of an epoch and its validation, as a loop in plain PyTorch."""
+    size, side = cfg.data.batch_size, (pixels.INPUT_SIZE, pixels.INPUT_SIZE)
+    train, val = ([files[i : i + size] for i in range(0, len(files), size)] for files in (split.train, split.val))
+    prepare = transforms.Compose(
+        [transforms.Resize(side), transforms.ToTensor(), transforms.Normalize(pixels.MEAN, pixels.STD)]
+    )
+    encoder = build("encoder", cfg.encoder).to(device)
+    decoder = build_decoder(cfg.decoder, encoder, cfg.data.native_size).to(device)
+    optimizer = torch.optim.Adam(decoder.parameters(), lr=1e-3, betas=(0.9, 0.99), weight_decay=1e-4)
+
+    def loss_of(files: Sequence[str]) -> Tensor:
+        images = torch.stack([prepare(Image.open(split.path(name)).convert("RGB")) for name in files]).to(device)
+        with torch.no_grad():
+            features = encoder(images)
+        return mse_loss(pixels.resize(decoder.predict(features), pixels.INPUT_SIZE), images)
+
+    def fit(batches: Sequence[Sequence[str]]) -> None:
+        for files in batches:
+            optimizer.zero_grad()
+            loss_of(files).backward()
+            optimizer.step()
+
+    fit(train[:1])
+    training = timed(device, lambda: fit(train[1:])) / (len(split.train) - size)
+    with torch.no_grad():
+        validation = timed(device, lambda: [loss_of(files) for files in val]) / len(split.val)
+    return {"training": training, "validation": validation}
+
+
+def time_pipeline(cfg: DictConfig, split: Split, folder: Path) -> Row:
+    """Seconds of an epoch as train.py runs it: per image, but for `checkpoints`; and of scoring, per scored image."""
+    datamodule, encoder = datamodule_of(cfg, split), build("encoder", cfg.encoder)
+    module, trainer = build_module(InversionModule, cfg, encoder, datamodule.native_size), build_trainer(cfg, folder)
+    device = trainer.strategy.root_device
+    at: dict[str, float] = {}
+
+    def note(hook: str, *_: Any) -> None:
+        if hook not in at:  # of the steps only the first, since looking at the clock waits for the device
+            at[hook] = now(device)
+
+    hooks = ("on_fit_start", "on_train_start", "on_train_batch_end", "on_validation_start", "on_validation_epoch_end")
+    trainer.callbacks.insert(0, LambdaCallback(**{hook: partial(note, hook) for hook in hooks}))  # type: ignore[attr-defined]
+    trainer.logger = TensorBoardLogger(folder, name="", version="tensorboard", default_hp_metric=False)
+    trainer.fit(module, datamodule=datamodule)
+    fit_start, train_start, first_step, validation_start, validation_end = (at[hook] for hook in hooks)
+    network = build("encoder", cfg.encoder, layer=encoder.deepest)
+
+    def save() -> None:
+        for weights_only in (True, False):
+            trainer.save_checkpoint(folder / "timed.ckpt", weights_only)
+
+    scoring = timed(device, lambda: evaluate(module.reconstructor, encoder.layer, network, datamodule, "val", device))
+    return {
+        "statistics": (train_start - fit_start) / len(split.train),
+        "training": (validation_start - first_step) / (len(split.train) - datamodule.batch_size),
+        "validation": (validation_end - validation_start) / len(split.val),
+        "checkpoints": timed(device, save),
+        "scoring": scoring / len(split.val),
+    }
+
+
+def time_layers(cfg: DictConfig, split: Split, device: torch.device, scratch: Path) -> dict[tuple[str, str], Row]:
     """What each layer takes on each side, and its peak memory on a GPU: means of all rounds."""
-    rounds: dict[tuple[str, str], list[Times]] = {(layer, side): [] for layer in cfg.layers for side in SIDES}
+    rounds: dict[tuple[str, str], list[Row]] = {(layer, side): [] for layer in cfg.layers for side in SIDES}
     for turn in range(1, cfg.rounds + 1):
         for layer, side in rounds:
             gc.collect()
             torch.accelerator.reset_peak_memory_stats()
             config = configs_of(cfg, layer)[side]
-            times = time_published(config, split, device) if side == "loop" else time_pipeline(config, split, scratch)
+            times = time_loop(config, split, device) if side == "loop" else time_pipeline(config, split, scratch)
             rounds[layer, side].append({**times, "gpu_mib": torch.accelerator.max_memory_allocated() / 2**20})
             log.info(f"round {turn}/{cfg.rounds}  {layer}  {side}  {1000 * times['training']:.2f} ms per image")
     return {key: {name: fmean(one[name] for one in times) for name in times[0]} for key, times in rounds.items()}
 
 
 def measure(cfg: DictConfig, scratch: Path) -> Row:
-    """All that `benchmark.json` holds: a row per layer and side, and one per side of the seconds of a whole sweep.
-
-    Raises:
-        InputError: there are too few images, or an option is refused.
-    """
-    whole, epochs, flip = build("data", cfg.data), cfg.trainer.max_epochs, cfg.data.flip
+    """All that `benchmark.json` holds: a row per layer and side, and one per side of the seconds of a whole sweep."""
+    whole, epochs, size = build("data", cfg.data), cfg.trainer.max_epochs, cfg.data.batch_size
     whole.prepare_data()
-    train, val, test = (len(whole.split.files(part)) for part in ("train", "val", "test"))
-    split = sample_of(whole.split, cfg.steps, cfg.data.batch_size)
+    images = {part: len(whole.split.files(part)) for part in ("train", "val", "test")}
+    train, val, test = images.values()
+    needed = (cfg.steps + 1) * size
+    if train < needed:
+        raise InputError(
+            f"steps={cfg.steps} and one to warm up need {needed} training images in batches of {size}, and there are {train}: "
+            "lower steps or data.batch_size."
+        )
+    sample = whole.split.train[:: train // needed][:needed]
+    split = replace(whole.split, train=sample, val=whole.split.val[: 3 * size])
     cfg.trainer.max_epochs, cfg.data.native_size = 1, whole.native_size
     cfg.data.cache = cfg.data.cache and str(scratch / "cache")
     device = build_trainer(cfg, scratch).strategy.root_device
@@ -120,20 +206,15 @@ def measure(cfg: DictConfig, scratch: Path) -> Row:
     numbers = {"statistics": train, "training": train * epochs, "validation": val * epochs, "checkpoints": epochs}
     numbers["scoring"] = val + test
     decoded = (train + val + test) * (1 if cfg.data.cache else len(cfg.layers))
-    before = {
-        "loop": (0.0, 0.0),
-        "published": (decoding * decoded, encoding * (train + val)),
-        "recipe": (decoding * decoded, encoding * (train * (1 + flip) + val)),
-    }
+    encoded = {"published": train + val, "recipe": train * (1 + cfg.data.flip) + val}
     sweeps: list[Row] = []
     for side in SIDES:
-        costs = dict(zip(("decoding", "encoding"), before[side], strict=True))
-        costs |= {cost: n * sum(layers[layer, side][cost] for layer in cfg.layers) for cost, n in numbers.items()}
+        costs = {"decoding": decoding * decoded if side in encoded else 0.0, "encoding": encoding * encoded.get(side, 0)}
+        costs |= {cost: n * sum(layers[layer, side].get(cost, 0.0) for layer in cfg.layers) for cost, n in numbers.items()}
         costs["sum"] = sum(costs.values())
         sweeps.append({"side": side, **costs, "ratio": (sweeps or [costs])[0]["sum"] / costs["sum"]})
     unit = 2**20 if sys.platform == "darwin" else 2**10  # of ru_maxrss in a MiB
     memory = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / unit
-    images = {"train": train, "val": val, "test": test}
     return {**provenance(device), "images": images, "layers": speeds, "sweep_s": sweeps, "process_mib": memory}
 
 
@@ -147,7 +228,7 @@ def benchmark(cfg: DictConfig, folder: Path) -> None:
     """Measures, prints the tables and writes `benchmark.json`.
 
     Raises:
-        InputError: there is nothing to measure, or an option is refused.
+        InputError: too few images, or an option is refused.
     """
     if not isinstance(cfg.layers, ListConfig) or not cfg.layers or not set(cfg.layers) <= set(TAPS):
         raise InputError(f"layers={cfg.layers} must be a list of some of {', '.join(TAPS)}, as in layers=[conv2,fc8].")

@@ -23,7 +23,7 @@ def study(cfg: DictConfig, folder: Path) -> None:
     Raises:
         InputError: the runs or images can't be studied; or, once all others are done, a study failed.
     """
-    from inversion.studies.result import page, question_and_method, section
+    from inversion.studies.result import PAGE, question_and_method, section
     from inversion.studies.subject import Subject
     from inversion.training.building import build
 
@@ -41,7 +41,7 @@ def study(cfg: DictConfig, folder: Path) -> None:
             if not isinstance(error, InputError | OSError):
                 log.exception(f"{name} failed")
         sections.append(section(name, function, result))
-        write_atomic(folder / "report.html", page(sections).encode())
+        write_atomic(folder / "report.html", PAGE.format("\n".join(sections)).encode())
     log.info(f"Page     {folder / 'report.html'}")
     if failures:
         raise InputError(f"{len(failures)} of {len(sections)} studies failed ({'; '.join(failures)}).")

@@ -16,6 +16,7 @@ from matplotlib import colormaps
 from matplotlib.figure import Figure
 from PIL import Image
 from torch import Tensor
+from torch.nn.functional import interpolate, pad
 from tqdm import tqdm
 
 from inversion.core import pixels
@@ -27,14 +28,16 @@ from inversion.studies.subject import Subject, check_range
 
 ORDERS = {"by importance": "-", "by variance": "--", "at random": ":"}
 """The order in which channels are kept -> line style."""
+SHARES = [0.01, 0.03, 0.1, 0.2, 0.4, 0.7, 1.0]
+"""Of the channels that are kept when all others are held at their mean."""
+PATCHES = 5
+"""How many are shown of a channel."""
 
 
 def replaced(features: Tensor, channels: Tensor, others: Tensor) -> Tensor:
     """Features with these channels taken from others, either of which is (N, C, ...) or, for all images, (C, ...)."""
     features, others = torch.broadcast_tensors(features, others)
-    changed = features.clone()
-    changed[:, channels] = others[:, channels]
-    return changed
+    return features.index_copy(1, channels, others[:, channels])
 
 
 def variances(features: Tensor, mean: Tensor) -> Tensor:
@@ -50,42 +53,36 @@ def importance(subject: Subject, run: TrainedRun, features: Tensor, mean: Tensor
 
 
 def reach(encoder: Encoder, image: Tensor, channel: int, place: int) -> tuple[slice, slice]:
-    """The rows and columns of an image (1, 3, 227, 227), on the encoder's device, that move one unit, the one at a position of
-    a channel (counted through its map): where its gradient isn't zero. The whole image for a unit that a ReLU has cut off.
+    """The rows and columns of an image (1, 3, 227, 227), on the encoder's device, that move one unit, the one at a place of a
+    channel's flattened map: where its gradient isn't zero. The whole image for a unit that a ReLU has cut off.
     """
     image = image.clone().requires_grad_()
     (gradient,) = torch.autograd.grad(encoder(image)[0, channel].flatten()[place], image)
-    reached = gradient[0].abs().sum(0) > 0
-    if not reached.any():
-        return slice(0, image.shape[-2]), slice(0, image.shape[-1])
-    rows, columns = (reached.any(dim).nonzero().flatten().tolist() for dim in (1, 0))
-    return slice(rows[0], rows[-1] + 1), slice(columns[0], columns[-1] + 1)
+    rows, columns = (gradient[0].abs().sum(dim).nonzero().flatten().tolist() for dim in ((0, 2), (0, 1)))
+    return (slice(rows[0], rows[-1] + 1), slice(columns[0], columns[-1] + 1)) if rows else (slice(None), slice(None))
 
 
-def exciting_patches(run: TrainedRun, images: Tensor, features: Tensor, channel: int, number: int) -> Tensor:
+def exciting_patches(run: TrainedRun, images: Tensor, features: Tensor, channel: int) -> Tensor:
     """The patches of native images, uint8 (N, 3, n, n), with these features, (N, C, ...), that excite a channel most: of each
-    image the strongest, strongest first, enlarged: at most (number, 3, 227, 227) in [-1, 1].
+    image the strongest, strongest first, enlarged: at most (PATCHES, 3, 227, 227) in [-1, 1].
     """
     values, places = features[:, channel].reshape(len(features), -1).max(dim=1)
     patches = []
-    for i in values.topk(min(number, len(values))).indices.tolist():
+    for i in values.topk(min(PATCHES, len(values))).indices.tolist():
         image = pixels.to_input(images[i][None])
         rows, columns = reach(run.encoder, image.to(run.device), channel, int(places[i]))
         patch = image[..., rows, columns]
-        side = max(patch.shape[-2:])
-        square = torch.ones(1, 3, side, side)  # white beside a patch that the image's border has cut
-        square[..., : patch.shape[-2], : patch.shape[-1]] = patch
+        height, width = patch.shape[-2:]  # not square where the image's border has cut it; beside it is white
+        square = pad(patch, (0, max(0, height - width), 0, max(0, width - height)), value=1)
         patches.append(pixels.resize(square, pixels.INPUT_SIZE))
     return torch.cat(patches)
 
 
 def map_images(values: Tensor) -> Tensor:
-    """Channels' maps (N, h, w), or single values (N,), in viridis from the least, at most 0, to the largest, at least 0: uint8
-    (N, 3, 227, 227).
-    """
+    """Channels' maps (N, h, w), or single values (N,), in viridis over their range and 0: uint8 (N, 3, 227, 227)."""
     least, most = values.clamp(max=0).min(), values.clamp(min=0).max()
     shares = ((values - least) / (most - least).clamp_min(1e-12)).reshape(len(values), 1, *(values.shape[1:] or (1, 1)))
-    large = torch.nn.functional.interpolate(shares, size=(pixels.INPUT_SIZE, pixels.INPUT_SIZE), mode="nearest")[:, 0]
+    large = interpolate(shares, size=(pixels.INPUT_SIZE, pixels.INPUT_SIZE), mode="nearest")[:, 0]
     return pixels.to_uint8(torch.from_numpy(colormaps["viridis"](large.numpy())[..., :3]).permute(0, 3, 1, 2))
 
 
@@ -101,10 +98,10 @@ def strongest_figure(run: TrainedRun, title: str, image: Tensor, mean: Tensor, s
         "alone kept": run.decode(torch.cat([replaced(mean, c[None], features) for c in strongest])),
     }
     title = f"{title}: the strongest channels of one image (maps: dark low, bright high)"
-    return samples(columns, rows=[f"channel {int(c)}" for c in strongest], title=title)
+    return samples(columns, [f"channel {c}" for c in strongest.tolist()], title)
 
 
-def importance_figure(subject: Subject, rows: Sequence[Mapping[str, Any]], shares: Sequence[float]) -> Figure:
+def importance_figure(subject: Subject, rows: Sequence[Mapping[str, Any]]) -> Figure:
     """Importance by rank, and the error when few channels are kept."""
     figure, (left, right) = new_figure(12, 4.5, columns=2)
     for title, run in subject.runs.items():
@@ -113,28 +110,24 @@ def importance_figure(subject: Subject, rows: Sequence[Mapping[str, Any]], share
         left.plot(range(1, len(rises) + 1), rises, color=colour, label=title)
         for order, style in ORDERS.items():
             errors = [row["mse"] for row in own if row.get("order") == order]
-            right.plot(shares, errors, style, color=colour, marker=".")
+            right.plot(SHARES, errors, style, color=colour, marker=".")
     left.set(title="Importance of single channels", xlabel="rank of the channel", ylabel="rise of the MSE when ablated")
     right.set(title="Few channels kept, the others at their mean", xlabel="share of the channels kept", ylabel="MSE")
-    left.set_xscale("log")
     left.axhline(0, color="0.7", linewidth=1)
-    right.set_xscale("log")
-    right.set_xticks(shares, [f"{share:.0%}" for share in shares])
-    right.set_xticks([], minor=True)
     for order, style in ORDERS.items():
         right.plot([], [], style, color="0.3", label=order)
-    left.legend(frameon=False)
-    right.legend(frameon=False)
+    for plot in (left, right):
+        plot.set_xscale("log")
+        plot.legend(frameon=False)
+    right.set_xticks(SHARES, [f"{share:.0%}" for share in SHARES])
+    right.set_xticks([], minor=True)
     return figure
 
 
-def channels(
-    subject: Subject, folder: Path, part: str, images: int, candidates: int, shown: int, patches: int, kept: Sequence[float]
-) -> Result:
+def channels(subject: Subject, folder: Path, images: int, candidates: int, shown: int) -> Result:
     """See the module; the options are described in conf/study/channels.yaml."""
-    subject, tested = subject.on(part, images), subject.on("test", images)
-    check_range(1, candidates=candidates, shown=shown, patches=patches)
-    check_range(0.001, 1, kept=kept)
+    check_range(1, candidates=candidates, shown=shown)
+    subject, tested = subject.on("val", images), subject.on("test", images)
     rows: list[dict[str, Any]] = []
     strongest, exciting, findings = [], [], []
     for title, run in subject.runs.items():
@@ -149,23 +142,24 @@ def channels(
         for c, rise in zip(ablated, rises, strict=True):
             rows.append({"run": title, "channel": int(c), "rise": float(rise), "variance": float(spread[c])})
         for name, some in zip(ORDERS, (order, by_variance, random), strict=True):
-            for share in kept:
+            for share in SHARES:
                 changed = replaced(mean, some[: max(1, round(share * len(some)))], of_tested)
                 mse = float(tested.errors(run, changed).mean())
                 rows.append({"run": title, "order": name, "kept": share, "mse": mse})
-        strongest.append(strongest_figure(run, title, subject.samples(1), mean, shown))
-        labels = [f"channel {int(c)}" for c in order[:shown]]
-        of_channels = torch.stack([exciting_patches(run, subject.images, features, int(c), patches) for c in order[:shown]], 1)
-        columns = {f"patch {i + 1}": some for i, some in enumerate(of_channels)}
-        exciting.append(samples(columns, labels, f"{title}: what excites the most important channels"))
-        gains = rises.clamp_min(0).sort(descending=True).values.cumsum(0)
-        half = int((gains < gains[-1] / 2).sum()) + 1
         harmful = ablated[rises < 0]
         before, after = (float(tested.errors(run, some).mean()) for some in (of_tested, replaced(of_tested, harmful, mean)))
         rows.append({"run": title, "order": "without the harmful", "kept": 1 - len(harmful) / len(order), "mse": after})
+        strongest.append(strongest_figure(run, title, subject.samples(1), mean, shown))
+        important = order[:shown].tolist()
+        patches = torch.stack([exciting_patches(run, subject.images, features, c) for c in important], dim=1)
+        columns = {f"patch {i + 1}": some for i, some in enumerate(patches)}
+        labels = [f"channel {c}" for c in important]
+        exciting.append(samples(columns, labels, f"{title}: what excites the most important channels"))
+        gains = rises.clamp_min(0).sort(descending=True).values.cumsum(0)
+        half = int((gains < gains[-1] / 2).sum()) + 1
         findings.append(
             f"{title}: {half} of {len(order)} channels make half of all importance; without the {len(harmful)} whose ablation "
-            f"lowered the error on {part}, the test error is {after / before:.3f} times what it was."
+            f"lowered the error on val, the test error is {after / before:.3f} times what it was."
         )
     figures = {"strongest": stacked(strongest), "patches": stacked(exciting)}
-    return Result(figures | {"importance": importance_figure(subject, rows, kept)}, rows, findings)
+    return Result(figures | {"importance": importance_figure(subject, rows)}, rows, findings)

@@ -20,10 +20,8 @@ from inversion.studies.subject import Subject, check_range, image_scores
 
 
 def chosen_images(subject: Subject, shown: int, random: int | None, chosen: Sequence[str] | None) -> tuple[list[str], Tensor]:
-    """The images of the samples figure: file names, and (N, 3, 227, 227) in [-1, 1]. See conf/study/compare_layers.yaml.
-
-    Raises:
-        InputError: a chosen name fits no image, or several.
+    """The images of the samples figure: file names, and (N, 3, 227, 227) in [-1, 1]. Raises InputError: a chosen name fits no
+    image, or several.
     """
     if chosen is None and random is None:
         return subject.datamodule.samples(subject.part, shown)

@@ -6,7 +6,6 @@ architecture's; with the training image whose features of that layer are nearest
 """
 
 import logging
-from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
@@ -18,7 +17,6 @@ from tqdm import tqdm
 
 from inversion.core import pixels
 from inversion.core.drawing import stacked
-from inversion.data.datamodule import ImageDataModule
 from inversion.encoders.alexnet import Encoder
 from inversion.results.trained import TrainedRun, load
 from inversion.studies.result import Result, new_figure, samples
@@ -47,13 +45,6 @@ class Autoencoder(InversionModule):
         self.encoder = encoder.requires_grad_(True)  # a submodule, since it is trained and saved
         self.standardize = nn.Identity()  # the statistics of features that change mean nothing
 
-    def on_fit_start(self) -> None:
-        """Caches no features."""
-        if isinstance(self.loss, nn.Module):
-            self.loss.to(self.device)
-        datamodule: ImageDataModule = self.trainer.datamodule  # type: ignore[attr-defined]
-        datamodule.move_to(self.device)
-
 
 def config_of(run: TrainedRun, epochs: int | None, encoder_weights: str) -> DictConfig:
     """The config with which the run was trained, but for its epochs, the encoder's weights, and a test that isn't needed."""
@@ -73,42 +64,30 @@ def trained_methods(run: TrainedRun, folder: Path, epochs: int | None, autoencod
     """The run itself and what is trained to compare it with, in the folder: name -> run. If the number of epochs is another,
     the run's own decoder is trained anew for as many.
     """
-    device = run.device
-
-    def decoder(name: str, encoder_weights: str) -> TrainedRun:
-        train(config_of(run, epochs, encoder_weights), folder / name)
-        return load(folder / name).to(device)
-
-    is_same = epochs in (None, run.metadata["config"]["trainer"]["max_epochs"])
-    methods = {"Decoder": run if is_same else decoder("decoder", run.encoder.weights)}
-    methods["Untrained encoder"] = decoder("untrained", "random")
+    methods, weights = {"Decoder": run}, {"Untrained encoder": "random"}
+    if epochs not in (None, run.metadata["config"]["trainer"]["max_epochs"]):
+        weights = {"Decoder": run.encoder.weights, **weights}
+    for name, encoder_weights in weights.items():
+        place = folder / name.partition(" ")[0].lower()
+        train(config_of(run, epochs, encoder_weights), place)
+        methods[name] = load(place).to(run.device)
     if autoencoder:
-        fitted: Any = fit_decoder(config_of(run, epochs, "random"), folder / "autoencoder", Autoencoder)
-        module = fitted.module
-        methods["Autoencoder"] = TrainedRun(module.encoder, module.decoder, module.standardize, run.metadata).to(device)
+        config = config_of(run, epochs, "random")
+        config.data.cache = None  # nor are features cached that change
+        module: Any = fit_decoder(config, folder / "autoencoder", Autoencoder).module  # type: ignore[union-attr]
+        methods["Autoencoder"] = TrainedRun(module.encoder, module.decoder, module.standardize, run.metadata).to(run.device)
     return methods
 
 
-def nearest(features: Tensor, candidates: Iterable[Tensor]) -> Tensor:
-    """The candidate nearest to each of the features (N, ...) by Euclidean distance: its place among all of them, (N,).
-    Candidates are batches of features (B, ...) on the same device.
-    """
-    wanted = features.flatten(1)
-    least, places, start = torch.full_like(wanted[:, 0], torch.inf), torch.zeros_like(wanted[:, 0], dtype=torch.long), 0
-    for batch in candidates:
-        found, which = torch.cdist(wanted, batch.flatten(1)).min(dim=1)
-        closer = found < least
-        least[closer], places[closer] = found[closer], start + which[closer]
-        start += len(batch)
-    return places
-
-
-def nearest_images(subject: Subject, run: TrainedRun, features: Tensor) -> Tensor:
-    """The training images whose features are nearest to these, (N, *feature_shape): uint8 (N, 3, n, n)."""
-    images = subject.datamodule.images("train")
+def nearest_images(run: TrainedRun, features: Tensor, images: Tensor) -> Tensor:
+    """The images, uint8 (M, 3, n, n), whose features are nearest to these, (N, *feature_shape), by Euclidean distance."""
+    wanted = features.flatten(1).to(run.device)
     batches = tqdm(images.split(BATCH), desc=f"{run.layer}: encoding training images", leave=False, disable=None)
-    candidates = (run.encode(pixels.to_input(batch.to(subject.device))) for batch in batches)
-    return images[nearest(features.to(subject.device), candidates).cpu()]
+    encoded = (run.encode(pixels.to_input(batch.to(run.device))) for batch in batches)
+    found = [torch.cdist(wanted, batch.flatten(1)).min(dim=1) for batch in encoded]
+    distances, places = (torch.stack(some) for some in zip(*found, strict=True))  # of each batch's nearest, (batches, N)
+    batch = distances.argmin(dim=0, keepdim=True)
+    return images[(batch * BATCH + places.gather(0, batch))[0].cpu()]
 
 
 def feature_error(found: Tensor, wanted: Tensor) -> float:
@@ -134,8 +113,7 @@ def scores_figure(rows: list[dict[str, Any]]) -> Figure:
 
 def controls(subject: Subject, folder: Path, epochs: int | None, autoencoder: bool, shown: int) -> Result:
     """See the module; the options are described in conf/study/controls.yaml. Resumes the trainings in the folder."""
-    check_range(1, shown=shown)
-    check_range(1, epochs=1 if epochs is None else epochs)
+    check_range(1, shown=shown, epochs=1 if epochs is None else epochs)
     log.info(f"Trained  {folder}: if interrupted, the same command with the same hydra.run.dir resumes.")
     originals, truth = subject.samples(shown), subject.truth()
     rows: list[dict[str, Any]] = []
@@ -145,7 +123,8 @@ def controls(subject: Subject, folder: Path, epochs: int | None, autoencoder: bo
         columns = {"Original": originals, **{name: one.reconstruct(originals) for name, one in methods.items()}}
         images = {name: subject.native_reconstructions(one) for name, one in methods.items()}
         features = subject.features(run)
-        closest = nearest_images(subject, run, torch.cat([features, run.encode(originals)]))
+        wanted = torch.cat([features, run.encode(originals)])
+        closest = nearest_images(run, wanted, subject.datamodule.images("train"))
         columns["Nearest image"] = pixels.to_input(closest[len(features) :])
         images["Nearest image"] = closest[: len(features)].float() / 255
         images["Mean image"] = subject.mean_image().expand_as(truth)

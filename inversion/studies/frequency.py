@@ -20,33 +20,23 @@ LUMINANCE = torch.tensor([0.299, 0.587, 0.114])
 """Of red, green and blue (ITU-R BT.601)."""
 SHADES = {"luminance": "0.35", "chrominance": "tab:orange"}
 """Colours of the bars."""
-PATTERNED = 100
-"""Images whose reconstructions, at 227 x 227, are searched for a repeating pattern."""
 
 
 def r2_by_frequency(truth: Tensor, reconstructions: Tensor, mean: Tensor) -> Tensor:
-    """R2 of each band of spatial frequencies. 1 is perfect, 0 as good as the mean image; it can be negative.
+    """R2 of the bands of 0, 1, ... n/2 cycles per image, (n // 2 + 1,): 1 is perfect, 0 as good as the mean image, (3, n, n);
+    it can be negative. Of (N, 3, n, n) each, on any scale.
 
     A reconstruction whose frequencies are the image's times H (a blur) has 1 - (1 - H)^2. Images aren't periodic, so a few
     hundredths of each band leak into it from low frequencies.
-
-    Args:
-        truth, reconstructions: (N, 3, n, n), any scale.
-        mean: (3, n, n), subtracted from both.
-
-    Returns:
-        (n // 2 + 1,): bands of 0, 1, ... n/2 cycles per image, each one wide.
     """
     n = truth.shape[-1]
     frequencies = torch.fft.fftfreq(n, 1 / n)
     radius = (frequencies[:, None].square() + frequencies[None].square()).sqrt().round().long().flatten()
-    power, error = (
-        torch.zeros(int(radius.max()) + 1, dtype=torch.float64).index_add_(
-            0, radius, torch.fft.fft2(images.double()).abs().square().sum(dim=(0, 1)).flatten()
-        )
-        for images in (truth - mean, truth - reconstructions)
-    )
-    return (1 - error / power)[: n // 2 + 1]
+
+    def by_band(images: Tensor) -> Tensor:
+        return torch.bincount(radius, torch.fft.fft2(images.double()).abs().square().sum(dim=(0, 1)).flatten())
+
+    return (1 - by_band(truth - reconstructions) / by_band(truth - mean))[: n // 2 + 1]
 
 
 def unexplained_by_colour(truth: Tensor, reconstructions: Tensor, mean: Tensor) -> dict[str, float]:
@@ -54,12 +44,11 @@ def unexplained_by_colour(truth: Tensor, reconstructions: Tensor, mean: Tensor) 
     luminance): of (N, 3, n, n) each, on any scale.
     """
 
-    def energy(images: Tensor) -> tuple[float, float]:
+    def energy(images: Tensor) -> Tensor:
         light = (images.double() * LUMINANCE.double()[:, None, None]).sum(1, keepdim=True)
-        return float(light.square().sum()), float((images.double() - light).square().sum())
+        return torch.stack([light.square().sum(), (images.double() - light).square().sum()])
 
-    errors, variances = energy(truth - reconstructions), energy(truth - mean)
-    return {name: e / v for name, e, v in zip(SHADES, errors, variances, strict=True)}
+    return dict(zip(SHADES, (energy(truth - reconstructions) / energy(truth - mean)).tolist(), strict=True))
 
 
 def spectrum(images: Tensor) -> Tensor:
@@ -87,7 +76,7 @@ def largest_peak(power: Tensor) -> tuple[float, int]:
 
 def frequency(subject: Subject, folder: Path) -> Result:
     """See the module."""
-    truth, mean, inputs = subject.truth(), subject.mean_image(), subject.samples(PATTERNED)
+    truth, mean, inputs = subject.truth(), subject.mean_image(), subject.samples(100)
     figure, (by_frequency, by_colour) = new_figure(12, 4.5, columns=2)
     rows: list[dict[str, object]] = []
     findings = []
@@ -101,21 +90,17 @@ def frequency(subject: Subject, folder: Path) -> Result:
         rows += [{"run": title, "what": "R2", "cycles_per_image": f, "value": float(value)} for f, value in enumerate(r2)]
         rows += [{"run": title, "what": f"unexplained {name}", "value": value} for name, value in colour.items()]
         rows.append({"run": title, "what": "largest peak", "cycles_per_image": place, "value": peak})
-        half = next((f for f in range(1, len(r2)) if r2[f] < 0.5), None)
-        where = (
-            "at every frequency" if half is None else "at no frequency" if half == 1 else f"up to {half - 1} cycles an image"
-        )
+        half = next((f for f in range(1, len(r2)) if r2[f] < 0.5), len(r2)) - 1
+        where = {0: "at no frequency", len(r2) - 1: "at every frequency"}.get(half, f"up to {half} cycles an image")
         findings.append(
             f"{title}: at least half of the power comes back {where}; the error is {colour['luminance']:.1%} of luminance's "
             f"variance and {colour['chrominance']:.1%} of chrominance's. The largest peak of the mean spectrum is {peak:.2f} "
             f"times its neighbours, at {place} cycles an image."
         )
-    ticks = [f for f in (1, 2, 4, 8, 16, 32, 64) if f <= subject.images.shape[-1] // 2]
-    lowest = min(0.0, by_frequency.get_ylim()[0])
     by_frequency.set(title="What comes back, by frequency", xlabel="spatial frequency (cycles per image)")
-    by_frequency.set(ylabel="R² of the band", xscale="log", ylim=(lowest, 1.0))
-    by_frequency.set_xticks(ticks, [str(tick) for tick in ticks], minor=False)
-    by_frequency.set_xticks([], minor=True)
+    by_frequency.set(ylabel="R² of the band", ylim=(min(0.0, by_frequency.get_ylim()[0]), 1.0))
+    by_frequency.set_xscale("log", base=2)
+    by_frequency.xaxis.set_major_formatter("{x:g}")
     by_frequency.axhline(0, color="0.7", linewidth=1)
     by_frequency.legend(frameon=False)
     by_colour.set(title="What is missing, by colour", ylabel="error / variance")

@@ -19,15 +19,10 @@ from inversion.studies.result import Result, samples
 from inversion.studies.subject import BATCH, Subject, check_range
 
 
-def between(first: Tensor, last: Tensor, steps: int) -> Tensor:
-    """From one tensor to the other of the same shape, both included, in equal steps: (steps, ...)."""
-    weights = torch.linspace(0, 1, steps).view(-1, *[1] * first.dim())
-    return torch.lerp(first[None], last[None], weights)
-
-
-def paths(firsts: Tensor, lasts: Tensor, steps: int) -> Tensor:
-    """`between` each pair of (pairs, ...), one after another: (pairs * steps, ...)."""
-    return torch.cat([between(first, last, steps) for first, last in zip(firsts, lasts, strict=True)])
+def between(ends: Tensor, steps: int) -> Tensor:
+    """From each of the first half to its partner in the second, in equal steps: (2 * pairs, ...) -> (pairs, steps, ...)."""
+    firsts, lasts = ends.chunk(2)
+    return torch.stack([torch.lerp(firsts, lasts, weight) for weight in torch.linspace(0, 1, steps)], dim=1)
 
 
 def class_means(values: Tensor, labels: Tensor, classes: list[int]) -> Tensor:
@@ -36,9 +31,7 @@ def class_means(values: Tensor, labels: Tensor, classes: list[int]) -> Tensor:
 
 
 def random_features(features: Tensor, number: int, generator: torch.Generator) -> Tensor:
-    """Features whose every unit has its value from a random image, independently of the other units: (N, *feature_shape) ->
-    (number, *feature_shape).
-    """
+    """Features whose every unit has its value from a random image: (N, *feature_shape) -> (number, *feature_shape)."""
     flat = features.flatten(1)
     chosen = torch.randint(len(flat), (number, flat.shape[1]), generator=generator)
     return flat.gather(0, chosen).view(number, *features.shape[1:])
@@ -51,36 +44,32 @@ def detail(images: Tensor) -> float:
 
 def strip(rows: Mapping[str, Tensor], columns: Sequence[str], title: str = "") -> Image.Image:
     """A figure with one row of images for each name, (len(columns), 3, 227, 227) in [-1, 1]."""
-    turned = {name: torch.stack([row[i] for row in rows.values()]) for i, name in enumerate(columns)}
+    turned = dict(zip(columns, torch.stack(list(rows.values()), dim=1), strict=True))
     return samples(turned, rows=list(rows), title=title)
 
 
-def interpolate(subject: Subject, folder: Path, pairs: int, steps: int, classes: int, draws: int, seed: int) -> Result:
+def interpolate(subject: Subject, folder: Path, pairs: int, steps: int, classes: int, draws: int) -> Result:
     """See the module; the options are described in conf/study/interpolate.yaml."""
-    labels = subject.labels.unique().tolist()
     check_range(1, pairs=pairs, classes=classes, draws=draws)
     check_range(3, steps=steps)
-    pairs, classes = min(pairs, len(subject.files) // 2), min(classes, len(labels))
-    ends, everything = subject.samples(2 * pairs), pixels.to_input(subject.images)
+    check_range(2, images=len(subject.files))
+    labels = subject.labels.unique().tolist()
+    classes, draws = min(classes, len(labels)), min(draws, len(subject.files))
     chosen = [labels[i * len(labels) // classes] for i in range(classes)]
-    halfway = slice(steps // 2, None, steps)
-    ways = {"Pixels": paths(ends[:pairs], ends[pairs:], steps)}
+    ends, everything = subject.samples(2 * min(pairs, len(subject.files) // 2)), pixels.to_input(subject.images)
+    ways = {"Pixels": between(ends, steps)}
     means = {"Pixels": class_means(everything, subject.labels, chosen)}
     random = {"Original": subject.samples(draws)}
-    shares = {
-        "Pixels": {
-            "halfway": detail(ways["Pixels"][halfway]) / detail(ends),
-            "class mean": detail(means["Pixels"]) / detail(everything),
-        }
-    }
+    halfway, of_class = detail(ways["Pixels"][:, steps // 2]) / detail(ends), detail(means["Pixels"]) / detail(everything)
+    shares = {"Pixels": {"halfway": halfway, "class mean": of_class}}
     for title, run in subject.runs.items():
         features, of_ends = subject.features(run), run.encode(ends)
-        ways[title] = run.decode(paths(of_ends[:pairs], of_ends[pairs:], steps))
+        ways[title] = run.decode(between(of_ends, steps).flatten(0, 1)).unflatten(0, (-1, steps))
         means[title] = run.decode(class_means(features, subject.labels, chosen))
-        random[title] = run.decode(random_features(features, draws, torch.Generator().manual_seed(seed)))
+        random[title] = run.decode(random_features(features, draws, torch.Generator().manual_seed(0)))
         usual = detail(run.decode(features[:BATCH]))
         shares[title] = {
-            "halfway": detail(ways[title][halfway]) / detail(run.decode(of_ends)),
+            "halfway": detail(ways[title][:, steps // 2]) / detail(run.decode(of_ends)),
             "class mean": detail(means[title]) / usual,
             "random": detail(random[title]) / usual,
         }
@@ -91,11 +80,9 @@ def interpolate(subject: Subject, folder: Path, pairs: int, steps: int, classes:
         for title, own in shares.items()
     ]
     percents = [f"{share:.0%}" for share in torch.linspace(0, 1, steps).tolist()]
-    strips = [
-        strip({title: images[i * steps : (i + 1) * steps] for title, images in ways.items()}, percents) for i in range(pairs)
-    ]
+    of_pairs = [{title: images[i] for title, images in ways.items()} for i in range(len(ends) // 2)]
     figures = {
-        "interpolated": stacked(strips),
+        "interpolated": stacked([strip(images, percents) for images in of_pairs]),
         "classes": strip(means, [subject.classes[i].split(",")[0] for i in chosen], "Mean features of classes"),
         "random": strip(random, [f"{i + 1}" for i in range(draws)], "Random features"),
     }

@@ -10,7 +10,6 @@ time.
 import logging
 import time
 from pathlib import Path
-from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
@@ -40,85 +39,63 @@ def distances(found: Tensor, wanted: Tensor) -> Tensor:
     return (found - wanted).flatten(1).square().sum(1) / wanted.flatten(1).square().sum(1).clamp_min(1e-12)
 
 
-class Search(NamedTuple):
-    """How an image is searched for: the options of conf/study/optimise.yaml."""
-
-    steps: int
-    lr: float
-    tv: float
-    beta: float
-    alpha: float
-    bound: float
-    seed: int
+def starting_noise(number: int, size: int) -> Tensor:
+    """The noise from which each image's search starts, whatever their number: (number, 3, size, size)."""
+    generators = [torch.Generator().manual_seed(1_000_003 * place) for place in range(number)]
+    return torch.stack([0.1 * torch.randn(3, size, size, generator=generator) for generator in generators])
 
 
-def invert(encoder: Encoder, wanted: Tensor, noise: Tensor, search: Search, description: str = "") -> Tensor:
+def invert(
+    encoder: Encoder, wanted: Tensor, noise: Tensor, steps: int, lr: float, tv: float, beta: float, alpha: float, bound: float
+) -> Tensor:
     """Images (N, 3, 227, 227) in [-1, 1] whose features come close to those wanted, (N, *feature_shape), starting from native
-    noise (N, 3, n, n). The encoder is frozen; all are on its device.
+    noise (N, 3, n, n). The encoder is frozen; all are on its device. The options are those of conf/study/optimise.yaml.
     """
     images = noise.clone().requires_grad_()
-    optimizer = torch.optim.Adam([images], lr=search.lr)
-    scheduler = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, T_max=search.steps)
-    with tqdm(range(search.steps), desc=description, leave=False, disable=None) as progress:
-        for _ in progress:
-            optimizer.zero_grad()
-            matches = distances(encoder(pixels.resize(images, pixels.INPUT_SIZE)), wanted)
-            bounds = search.bound * images.abs().pow(search.alpha).mean(dim=(1, 2, 3))
-            (matches + bounds + search.tv * total_variation(images, search.beta)).sum().backward()
-            optimizer.step()
-            scheduler.step()
-            progress.set_postfix(distance=f"{float(matches.detach().mean()):.4f}", refresh=False)
+    optimizer = torch.optim.Adam([images], lr=lr)
+    scheduler = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, T_max=steps)
+    for _ in tqdm(range(steps), desc=f"{encoder.layer}: optimising {len(noise)} images", leave=False, disable=None):
+        optimizer.zero_grad()
+        matches = distances(encoder(pixels.resize(images, pixels.INPUT_SIZE)), wanted)
+        bounds = bound * images.abs().pow(alpha).mean(dim=(1, 2, 3))
+        (matches + bounds + tv * total_variation(images, beta)).sum().backward()
+        optimizer.step()
+        scheduler.step()
     return pixels.resize(images.detach().clamp(-1, 1), pixels.INPUT_SIZE)
 
 
-def starting_noise(place: int, size: int, seed: int) -> Tensor:
-    """The noise from which the search for the image at a place starts, whatever the batch: (3, size, size)."""
-    return 0.1 * torch.randn(3, size, size, generator=torch.Generator().manual_seed(seed + 1_000_003 * place))
-
-
-def optimised(
-    subject: Subject, run: TrainedRun, inputs: Tensor, folder: Path, batch: int, search: Search
-) -> tuple[Tensor, float]:
-    """The optimised images, (N, 3, 227, 227) in [-1, 1], and the seconds an image took. Each is saved to the folder as soon as
-    it is done, and loaded from there if it is.
+def optimised(run: TrainedRun, inputs: Tensor, path: Path, part: str, **options: float) -> tuple[Tensor, float]:
+    """The optimised images, (N, 3, 227, 227) in [-1, 1], and the seconds an image took: from the file, if it is there, else
+    computed and saved to it.
 
     Raises:
-        InputError: those in the folder were made with other options.
+        InputError: the file was made with other options.
     """
-    options = {**search._asdict(), "part": subject.part, "shown": len(inputs)}
-    options |= {"encoder": run.metadata["encoder"], "split": run.metadata["split"]}
-    paths = [folder / f"{i}.pt" for i in range(len(inputs))]
-    done = {i: torch.load(path, weights_only=True) for i, path in enumerate(paths) if path.is_file()}
-    if odd := [paths[i] for i, content in done.items() if content["options"] != options]:
-        raise InputError(f"{odd[0]} was made with other options: give another hydra.run.dir.")
-    missing = [i for i in range(len(inputs)) if i not in done]
-    for start in range(0, len(missing), batch):
-        places = missing[start : start + batch]
+    made_with = {**options, "part": part, "shown": len(inputs), **{key: run.metadata[key] for key in ("encoder", "split")}}
+    if not path.is_file():
         before = time.perf_counter()
-        noise = torch.stack([starting_noise(i, run.native_size, search.seed) for i in places]).to(run.device)
-        description = f"{run.layer}: images {places[0] + 1} to {places[-1] + 1} of {len(inputs)}"
-        images = invert(run.encoder, run.encode(inputs[places].to(run.device)), noise, search, description).cpu()
-        seconds = (time.perf_counter() - before) / len(places)
-        for i, image in zip(places, images, strict=True):
-            done[i] = {"image": image.clone(), "seconds": seconds, "options": options}
-            save_atomic(paths[i], done[i])
-    images = torch.stack([done[i]["image"] for i in range(len(inputs))])
-    return images, sum(content["seconds"] for content in done.values()) / len(inputs)
+        noise = starting_noise(len(inputs), run.native_size).to(run.device)
+        images = invert(run.encoder, run.encode(inputs.to(run.device)), noise, **options).cpu()  # type: ignore[arg-type]
+        seconds = (time.perf_counter() - before) / len(inputs)
+        save_atomic(path, {"images": images, "seconds": seconds, "options": made_with})
+    content = torch.load(path, weights_only=True)
+    if content["options"] != made_with:
+        raise InputError(f"{path} was made with other options: give another hydra.run.dir.")
+    return content["images"], content["seconds"]
 
 
-def optimise(subject: Subject, folder: Path, shown: int, batch: int, **options: Any) -> Result:
-    """See the module; `options` are those of `Search`. Resumes with the images that are done."""
-    search = Search(**options)
-    check_range(1, shown=shown, batch=batch, steps=search.steps)
-    check_range(0, lr=search.lr, tv=search.tv, beta=search.beta, alpha=search.alpha, bound=search.bound)
+def optimise(subject: Subject, folder: Path, shown: int, **options: float) -> Result:
+    """See the module; the options are described in conf/study/optimise.yaml. Resumes with the layers that are done."""
+    check_range(1, shown=shown, steps=options["steps"])
+    check_range(0, **options)
     log.info(f"Images   {folder}/images: if interrupted, the same command with the same hydra.run.dir resumes from those.")
     inputs = subject.samples(shown)
     columns = {"Original": inputs}
     rows: list[dict[str, object]] = []
     findings = []
     for title, run in subject.runs.items():
-        place = folder / "images" / title.replace("/", "-")
-        found, seconds = optimised(subject, run, inputs, place, batch, search)
+        path = folder / "images" / f"{title.replace('/', '-')}.pt"
+        found, seconds = optimised(run, inputs, path, subject.part, **options)
         wanted = run.encode(inputs)
         before = time.perf_counter()
         decoded = run.decode(wanted)

@@ -22,7 +22,8 @@ from inversion.studies.subject import Subject, check_range
 from inversion.training.metrics import mean_squared_errors
 
 NONE, TOP, ALL_BUT_TOP, SIGNS, DROPPED, NOISE = "as it is", "top", "all but top", "signs", "dropped", "noise"
-"""The kinds of change."""
+CURVES = (TOP, ALL_BUT_TOP, NOISE)
+"""The kinds of change, and those of several sizes."""
 
 
 def binarised(features: Tensor) -> Tensor:
@@ -32,16 +33,6 @@ def binarised(features: Tensor) -> Tensor:
     return signs * scale.view(-1, *[1] * (features.dim() - 1))
 
 
-def dropped(features: Tensor, share: float, generator: torch.Generator, fill: Tensor) -> Tensor:
-    """Each unit replaced by its value in `fill` (feature_shape, or a scalar) with probability `share`."""
-    return torch.where(torch.rand(features.shape, generator=generator) < share, fill, features)
-
-
-def with_noise(features: Tensor, deviation: Tensor, size: float, generator: torch.Generator) -> Tensor:
-    """Gaussian noise of `size` times each unit's deviation (feature_shape) added."""
-    return features + size * deviation * torch.randn(features.shape, generator=generator)
-
-
 def only_top(features: Tensor, k: int, mean: Tensor, others: bool = False) -> Tensor:
     """The `k` largest outputs of each image (B, D) as they are, all others at their mean (D,); with `others`, the reverse."""
     top = torch.zeros_like(features, dtype=torch.bool).scatter_(1, features.topk(k, dim=1).indices, True)
@@ -49,29 +40,27 @@ def only_top(features: Tensor, k: int, mean: Tensor, others: bool = False) -> Te
 
 
 def changes(
-    layer: str, features: Tensor, top: Sequence[int], noise: Sequence[float], drop: float, seed: int
+    layer: str, features: Tensor, top: Sequence[int], noise: Sequence[float], drop: float
 ) -> dict[tuple[str, float | None], Callable[[Tensor], Tensor]]:
     """What a layer's features (N, *feature_shape) are put to: kind and size -> features to changed ones. The first is none."""
-    mean, deviation, generator = features.mean(0), features.std(0), torch.Generator().manual_seed(seed)
-    found: dict[tuple[str, float | None], Callable[[Tensor], Tensor]] = {(NONE, None): lambda features: features}
+    mean, deviation, generator = features.mean(0), features.std(0), torch.Generator().manual_seed(0)
+    fill = mean if layer == LAST_LAYER else torch.zeros(())
+    found: dict[tuple[str, float | None], Callable[[Tensor], Tensor]] = {(NONE, None): lambda units: units}
     if layer == LAST_LAYER:
         check_range(1, features.shape[1], top=top)
         found |= {(TOP, k): partial(only_top, k=k, mean=mean) for k in top}
         found |= {(ALL_BUT_TOP, k): partial(only_top, k=k, mean=mean, others=True) for k in top}
     else:
         found[SIGNS, None] = binarised
-    fill = mean if layer == LAST_LAYER else torch.zeros(())
-    found[DROPPED, drop] = partial(dropped, share=drop, generator=generator, fill=fill)
-    return found | {(NOISE, size): partial(with_noise, deviation=deviation, size=size, generator=generator) for size in noise}
+    found[DROPPED, drop] = lambda units: torch.where(torch.rand(units.shape, generator=generator) < drop, fill, units)
+
+    def noisy(units: Tensor, size: float) -> Tensor:
+        return units + size * deviation * torch.randn(units.shape, generator=generator)
+
+    return found | {(NOISE, size): partial(noisy, size=size) for size in noise}
 
 
-def label(kind: str, size: float | None) -> str:
-    return kind if size is None else f"{kind} {size:g}"
-
-
-def perturb(
-    subject: Subject, folder: Path, top: Sequence[int], noise: Sequence[float], drop: float, shown: int, seed: int
-) -> Result:
+def perturb(subject: Subject, folder: Path, top: Sequence[int], noise: Sequence[float], drop: float, shown: int) -> Result:
     """See the module; the options are described in conf/study/perturb.yaml."""
     check_range(0, 1, drop=drop)
     check_range(1, shown=shown)
@@ -83,9 +72,9 @@ def perturb(
         features, encoded = subject.features(run), run.encode(originals)
         columns = {"Original": originals}
         own: list[dict[str, Any]] = []
-        for (kind, size), change in changes(run.layer, features, top, noise, drop, seed).items():
+        for (kind, size), change in changes(run.layer, features, top, noise, drop).items():
             mse = float(subject.errors(run, change(features)).mean())
-            columns[label(kind, size)] = run.decode(change(encoded))
+            columns[kind if size is None else f"{kind} {size:g}"] = run.decode(change(encoded))
             own.append({"run": title, "change": kind, "size": size, "mse": mse, "mean_image_mse": floor})
             own[-1]["ratio"] = mse / own[0]["mse"]
         rows += own
@@ -103,18 +92,17 @@ def errors_figure(subject: Subject, rows: list[dict[str, Any]], floor: float) ->
     for title, run in subject.runs.items():
         colour = layer_colour(run.layer)
         own = [row for row in rows if row["run"] == title]
-        curves = {
-            kind: sorted((r["size"], r["mse"]) for r in own if r["change"] == kind) for kind in (NOISE, TOP, ALL_BUT_TOP)
-        }
+        curves = {kind: sorted((row["size"], row["mse"]) for row in own if row["change"] == kind) for kind in CURVES}
         unchanged = own[0]["mse"]
-        noise.plot(*zip((0, unchanged), *curves[NOISE], strict=True), color=colour, marker="o", label=title)
+        noise.plot(*zip((0, unchanged), *curves[NOISE], strict=True), "o-", color=colour, label=title)
         if curves[TOP]:
-            top.plot(*zip(*curves[TOP], strict=True), "-", color=colour, marker="o", label=f"{title}, top k")
+            top.plot(*zip(*curves[TOP], strict=True), "o-", color=colour, label=f"{title}, top k")
             top.axhline(unchanged, color=colour, linestyle=":", label=f"{title}, all")
-            top.plot(*zip(*curves[ALL_BUT_TOP], strict=True), "--", color=colour, marker="o", label=f"{title}, all but top k")
+            top.plot(*zip(*curves[ALL_BUT_TOP], strict=True), "o--", color=colour, label=f"{title}, all but top k")
         for row in own:
-            if row["change"] in (NONE, SIGNS, DROPPED):
-                others.barh(f"{title}, {label(row['change'], row['size'])}", row["mse"], color=colour)
+            if row["change"] not in CURVES:
+                size = "" if row["size"] is None else f" {row['size']:g}"
+                others.barh(f"{title}, {row['change']}{size}", row["mse"], color=colour)
     others.invert_yaxis()
     others.locator_params(axis="x", nbins=5)
     others.axvline(floor, color="0.5", linestyle=":")

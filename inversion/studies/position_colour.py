@@ -7,6 +7,7 @@ estimates are made on the images themselves ("Original"): their errors are the e
 
 import math
 from collections.abc import Callable, Sequence
+from functools import partial
 from pathlib import Path
 from statistics import mean
 from typing import Any
@@ -14,7 +15,6 @@ from typing import Any
 import torch
 from matplotlib.figure import Figure
 from torch import Tensor
-from torch.nn.functional import pad
 
 from inversion.core import pixels
 from inversion.results.trained import TrainedRun
@@ -23,39 +23,32 @@ from inversion.studies.subject import BATCH, Subject, check_range
 
 MOST = 48
 """The largest shift that is searched for, in pixels of the 227."""
-SHOWN_SHIFT, SHOWN_TURN = 32, 90
-"""Those that the samples figure shows."""
 YIQ = torch.tensor([[0.299, 0.587, 0.114], [0.5959, -0.2746, -0.3213], [0.2115, -0.5227, 0.3112]])
 """Red, green and blue to luminance and two axes of colour (NTSC)."""
-
-Reconstruct = Callable[[Tensor], Tensor]
-"""Images (N, 3, 227, 227) in [0, 1] -> reconstructions, same shape and range."""
 
 
 def shifted(images: Tensor, right: int, down: int) -> Tensor:
     """Images (N, 3, S, S) moved by whole pixels; the border is continued into what is uncovered."""
-    x, y = abs(right), abs(down)
-    wide = pad(images, (x, x, y, y), mode="replicate")
-    size = images.shape[-1]
-    return wide[..., y - down : y - down + size, x - right : x - right + size]
+    places = torch.arange(images.shape[-1])
+    rows, columns = ((places - shift).clamp(0, len(places) - 1) for shift in (down, right))
+    return images[..., rows[:, None], columns]
 
 
-def estimated_shift(before: Tensor, after: Tensor, dim: int, most: int = MOST) -> Tensor:
+def estimated_shift(before: Tensor, after: Tensor, dim: int) -> Tensor:
     """How far `after` is shifted relative to `before`, (N, 3, S, S) each, along a dimension (-1: to the right, -2: down): the
-    shift of at most `most` pixels with the least mean squared difference over the middle, which is always covered: (N,).
+    shift of at most MOST pixels with the least mean squared difference over the middle, which is always covered: (N,).
     """
-    size = before.shape[-1]
-    shifts = sorted(range(-most, most + 1), key=abs)  # of equals the smallest
-    middle = after.narrow(dim, most, size - 2 * most)
-    distances = [(before.narrow(dim, most - s, size - 2 * most) - middle).square().mean(dim=(1, 2, 3)) for s in shifts]
+    shifts = sorted(range(-MOST, MOST + 1), key=abs)  # of equals the smallest
+    size = before.shape[-1] - 2 * MOST
+    middle = after.narrow(dim, MOST, size)
+    distances = [(before.narrow(dim, MOST - s, size) - middle).square().mean(dim=(1, 2, 3)) for s in shifts]
     return torch.tensor(shifts)[torch.stack(distances).argmin(0)]
 
 
 def rotated(images: Tensor, degrees: float) -> Tensor:
     """Images (N, 3, H, W) in [0, 1] with all hues rotated in YIQ's plane of colour, clamped to [0, 1]."""
-    angle = math.radians(degrees)
-    rotation = torch.eye(3)
-    rotation[1:, 1:] = torch.tensor([[math.cos(angle), -math.sin(angle)], [math.sin(angle), math.cos(angle)]])
+    cos, sin = math.cos(math.radians(degrees)), math.sin(math.radians(degrees))
+    rotation = torch.tensor([[1, 0, 0], [0, cos, -sin], [0, sin, cos]])
     return torch.einsum("ij,njhw->nihw", YIQ.inverse() @ rotation @ YIQ, images).clamp(0, 1)
 
 
@@ -66,8 +59,7 @@ def grey(images: Tensor) -> Tensor:
 
 def chroma(images: Tensor) -> Tensor:
     """Images (N, 3, H, W) -> each pixel's point in the plane of colour, complex (N, H, W); its angle is the hue."""
-    plane = torch.einsum("ij,njhw->nihw", YIQ[1:], images)
-    return torch.complex(plane[:, 0], plane[:, 1])
+    return torch.complex(*torch.einsum("ij,njhw->inhw", YIQ[1:], images))
 
 
 def estimated_rotation(before: Tensor, after: Tensor) -> Tensor:
@@ -80,16 +72,17 @@ def circular_difference(estimate: Tensor, truth: float) -> Tensor:
     return (estimate - truth + 180) % 360 - 180
 
 
-def reconstruct(run: TrainedRun) -> Reconstruct:
-    """The run's reconstruction as a function of images in [0, 1]."""
-    return lambda images: torch.cat([pixels.denormalize(run.reconstruct(batch * 2 - 1)) for batch in images.split(BATCH)])
+def reconstructed(run: TrainedRun, images: Tensor) -> Tensor:
+    """The run's reconstructions of images (N, 3, 227, 227) in [0, 1], same shape and range."""
+    return torch.cat([pixels.denormalize(run.reconstruct(batch * 2 - 1)) for batch in images.split(BATCH)])
 
 
-def measures(reconstruct: Reconstruct, images: Tensor, shifts: Sequence[int], turns: Sequence[float]) -> list[dict[str, Any]]:
-    """A row for every shift, every rotation of hues and the grey version: what was estimated, beside what was done.
-
-    `spread` is the standard deviation over the images, `error` the mean absolute error: pixels for shifts, degrees for turns.
-    `grey` estimates the remaining colour, root mean square, relative to the unchanged image's reconstruction.
+def measures(
+    reconstruct: Callable[[Tensor], Tensor], images: Tensor, shifts: Sequence[int], turns: Sequence[float]
+) -> list[dict[str, Any]]:
+    """A row for every shift (pixels), every rotation of hues (degrees) and the grey version: what was done, its mean estimate,
+    the estimates' standard deviation and mean absolute error. Of the grey version the remaining colour is estimated, root mean
+    square, relative to the unchanged image's reconstruction.
     """
 
     def row(what: str, done: float, offset: Tensor) -> dict[str, Any]:
@@ -114,14 +107,14 @@ def measures_figure(subject: Subject, rows: list[dict[str, Any]]) -> Figure:
     figure, (shifts, turns, greys) = new_figure(15, 4.5, columns=3)
     titles = ["Original", *subject.runs]
     for i, title in enumerate(titles):
-        is_original = title == "Original"
-        colour = "0.5" if is_original else layer_colour(subject.runs[title].layer)
-        style = {"color": colour, "label": title, "marker": "o", "linestyle": "--" if is_original else "-", "capsize": 3}
+        run = subject.runs.get(title)
+        colour, line = (layer_colour(run.layer), "o-") if run else ("0.5", "o--")
         own = [row for row in rows if row["run"] == title]
         for plot, what, apart in ((shifts, "shift", 0.8), (turns, "turn", 4.0)):
             some = sorted((row for row in own if row["what"] == what), key=lambda row: row["done"])
-            places = [r["done"] + (i - (len(titles) - 1) / 2) * apart for r in some]  # side by side, to be told apart
-            plot.errorbar(places, [r["estimate"] for r in some], [r["spread"] for r in some], **style)
+            places = [row["done"] + (i - (len(titles) - 1) / 2) * apart for row in some]  # side by side, to be told apart
+            estimates, spreads = [row["estimate"] for row in some], [row["spread"] for row in some]
+            plot.errorbar(places, estimates, spreads, fmt=line, color=colour, label=title, capsize=3)
         greys.bar(i, own[-1]["estimate"], yerr=own[-1]["spread"], color=colour, capsize=3)
     shifts.set(title="Shifts in pixels of 227: mean and deviation", xlabel="of the image", ylabel="of the reconstruction")
     turns.set(title="Rotations of hues in degrees", xlabel="of the image", ylabel="of the reconstruction")
@@ -139,8 +132,8 @@ def position_colour(
     check_range(1, shown=shown)
     subject = subject.on(subject.part, min(images, len(subject.files)))
     unchanged, originals = (pixels.denormalize(some) for some in (pixels.to_input(subject.images), subject.samples(shown)))
-    methods: dict[str, Reconstruct] = {"Original": lambda images: images}
-    methods |= {title: reconstruct(run) for title, run in subject.runs.items()}
+    methods: dict[str, Callable[[Tensor], Tensor]] = {"Original": lambda images: images}
+    methods |= {title: partial(reconstructed, run) for title, run in subject.runs.items()}
     rows, findings = [], []
     for title, method in methods.items():
         own = measures(method, unchanged, shifts, turns)
@@ -150,12 +143,8 @@ def position_colour(
             f"{title}: shifts come back with a mean error of {shift:.1f} pixels, rotated hues with one of {turn:.0f} degrees; "
             f"grey images come back with {left:.0%} of the colour."
         )
-    versions = {
-        "as it is": originals,
-        f"{SHOWN_SHIFT} px right": shifted(originals, SHOWN_SHIFT, 0),
-        f"hues {SHOWN_TURN}°": rotated(originals, SHOWN_TURN),
-        "grey": grey(originals),
-    }
+    versions = {"as it is": originals, "32 px right": shifted(originals, 32, 0)}
+    versions |= {"hues 90°": rotated(originals, 90), "grey": grey(originals)}
     changed = torch.stack(list(versions.values()), dim=1).flatten(0, 1)
     columns = {title: pixels.to_uint8(method(changed)) for title, method in methods.items()}
     figure = samples(columns, rows=list(versions) * len(originals))

@@ -1,6 +1,5 @@
 """What a study returns, how its figures are drawn and written, and the page that shows the results of all."""
 
-import io
 import logging
 import sys
 from collections.abc import Mapping, Sequence
@@ -39,7 +38,7 @@ img {{ max-width: 100%; display: block; margin: 1em 0; }}
 {}
 </html>
 """
-"""Of a page; its content is filled in."""
+"""HTML; the studies' sections are filled in."""
 
 
 @dataclass(frozen=True)
@@ -57,23 +56,15 @@ class Result:
         """Writes `<figure>.png` each and `table.csv`, shows the figures in TensorBoard, and logs all of it."""
         with SummaryWriter(str(folder / "tensorboard")) as board:
             for name, figure in self.figures.items():
-                image = _image(figure)
-                with atomic_file(folder / f"{name}.png") as file:
-                    image.save(file, "PNG")
-                board.add_image(name, np.asarray(image.convert("RGB")), dataformats="HWC")
-                log.info(f"Figure   {folder / name}.png")
+                path = folder / f"{name}.png"
+                with atomic_file(path) as file:
+                    (figure.savefig if isinstance(figure, Figure) else figure.save)(file, format="png")
+                board.add_image(name, np.asarray(Image.open(path).convert("RGB")), dataformats="HWC")
+                log.info(f"Figure   {path}")
         write_atomic(folder / TABLE, csv_text(self.rows).encode())
         log.info(f"Table    {folder / TABLE}")
         for finding in self.findings:
             log.info(f"Finding  {finding}")
-
-
-def _image(figure: Figure | Image.Image) -> Image.Image:
-    if isinstance(figure, Image.Image):
-        return figure
-    file = io.BytesIO()
-    figure.savefig(file, format="png")
-    return Image.open(file)
 
 
 def question_and_method(study: partial[Result]) -> tuple[str, str]:
@@ -93,11 +84,6 @@ def section(name: str, study: partial[Result], result: Result | Exception) -> st
         lines += [f'<img src="{name}/{figure}.png" alt="{figure}">' for figure in result.figures]
         lines.append(f'<p><a href="{name}/{TABLE}">Table</a></p>')
     return "\n".join(lines)
-
-
-def page(sections: Sequence[str]) -> str:
-    """The page of several studies, HTML."""
-    return PAGE.format("\n".join(sections))
 
 
 def samples(columns: Mapping[str, Tensor], rows: Sequence[str] = (), title: str = "", tile: int = 128) -> Image.Image:

@@ -21,9 +21,10 @@ BATCH = 64
 
 
 class Subject:
-    """Finished runs in the network's order, and images of the data that they were trained on.
+    """Finished runs, and images of the data that they were trained on.
 
-    Images, features and results are on the CPU; the runs compute on `device`.
+    `runs` are by title, in the network's order; they compute on `device`, all else is on the CPU. `images` are native, uint8
+    (N, 3, n, n), of `part`, with their names, `files`, and their classes, `labels`, (N,), as places in the list `classes`.
 
     Args:
         folders: a sweep's, a run's, or several.
@@ -44,11 +45,10 @@ class Subject:
         weights: str | None = None,
         device: str = "auto",
     ) -> None:
-        found = runs.in_layer_order(runs.find_all([folders] if isinstance(folders, str) else folders))
+        found = runs.in_layer_order(runs.find_all(folders))
         titles = runs.titles(found)
         self.device = _device(device)
         self.runs = {titles[run.folder]: trained.load(run.folder, weights).to(self.device) for run in found}
-        """Title -> run."""
         splits = {run.metadata["split"] for run in self.runs.values()}
         if len(splits) > 1:
             raise InputError("These runs were trained on different draws of images: study the runs of one draw at a time.")
@@ -58,24 +58,18 @@ class Subject:
         if split.digest not in splits:
             raise InputError(f"The images under {split.root} are not those that the runs were trained on.")
         self.classes = list(split.classes.values())
-        """Names of the classes."""
         self._choose(part, images)
 
     def _choose(self, part: str, number: int | None) -> None:
         if part not in ("val", "test"):
             raise InputError(f"part={part} must be val or test.")
         files = self.datamodule.split.files(part)
-        number = len(files) if number is None else min(number, len(files))
-        check_range(1, images=number)
-        chosen = torch.linspace(0, len(files) - 1, number).round().long()
+        check_range(1, images=len(files) if number is None else number)
+        chosen = torch.linspace(0, len(files) - 1, min(number or len(files), len(files))).round().long()
         self.part = part
-        """`val` or `test`."""
         self.files = [files[i] for i in chosen]
-        """Names of the images."""
         self.labels = torch.tensor(self.datamodule.split.labels(part))[chosen]
-        """(N,): each image's class, as its place in `classes`."""
         self.images = self.datamodule.images(part)[chosen]
-        """uint8 (N, 3, n, n), native."""
 
     def on(self, part: str, images: int | None = None) -> "Subject":
         """The same runs with other images, see the arguments of the class."""
@@ -97,13 +91,11 @@ class Subject:
 
     def features(self, run: trained.TrainedRun, native: Tensor | None = None) -> Tensor:
         """Features of the images, or of others at their native size, uint8 or in [0, 1]: (N, *feature_shape)."""
-        images = self.images if native is None else native
-        return torch.cat([run.encode(pixels.to_input(batch)) for batch in images.split(BATCH)])
+        batches = (self.images if native is None else native).split(BATCH)
+        return torch.cat([run.encode(pixels.to_input(batch)) for batch in batches])
 
     def errors(self, run: trained.TrainedRun, features: Tensor) -> Tensor:
-        """Mean squared error of each image's reconstruction from these features, (N, *feature_shape): (N,), on the [0, 1]
-        scale at 227 x 227.
-        """
+        """Mean squared error, on the [0, 1] scale at 227 x 227, of each image's reconstruction from its features: (N,)."""
         pairs = zip(features.split(BATCH), self.images.split(BATCH), strict=True)
         return torch.cat([mean_squared_errors(run.predict(some), pixels.normalize(images)) for some, images in pairs])
 

@@ -15,7 +15,7 @@ def benchmark(tmp_path):
 
 
 def test_a_small_benchmark(benchmark, quick, tmp_path, capsys):
-    outcome = benchmark(*quick, "layers=[conv5]", "steps=1", "rounds=2", "trainer.max_epochs=5")
+    outcome = benchmark(*quick, "data.batch_size=2", "layers=[conv5]", "steps=1", "rounds=1", "trainer.max_epochs=5")
     assert outcome.code == 0, outcome.said
     found = json.loads((tmp_path / "benchmark.json").read_text())
     assert {path.name for path in tmp_path.iterdir()} == {".hydra", ".lock", "benchmark.json", "benchmark.log"}

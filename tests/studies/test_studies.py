@@ -1,7 +1,9 @@
 """The studies: numbers with known answers, then all of them on a small sweep."""
 
+import copy
 import csv
 import math
+from functools import cache
 
 import pytest
 import torch
@@ -12,6 +14,7 @@ from torch import nn
 
 from inversion.core import pixels
 from inversion.core.errors import InputError
+from inversion.encoders import alexnet
 from inversion.encoders.alexnet import Encoder
 from inversion.results.trained import TrainedRun
 from inversion.studies import (
@@ -25,6 +28,15 @@ from inversion.studies import (
     position_colour,
 )
 from inversion.studies.subject import Subject, check_range, image_scores
+
+
+@pytest.fixture(scope="module", autouse=True)
+def random_weights_drawn_once():
+    """To initialise an untrained AlexNet takes half a second, and it is built twenty times here: copies of the first do."""
+    drawn = cache(alexnet.random_alexnet)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(alexnet, "random_alexnet", lambda seed: copy.deepcopy(drawn(seed)))
+        yield
 
 
 @pytest.fixture(scope="module")
@@ -109,12 +121,15 @@ def test_the_top_outputs_and_all_others():
 def test_dropping_and_noise_are_as_large_as_asked():
     ones = torch.ones(100, 100)
     generator = torch.Generator().manual_seed(0)
-    zero = torch.zeros(())
-    assert perturb.dropped(ones, 0.3, generator, zero).mean() == pytest.approx(0.7, abs=0.02)
-    assert torch.equal(perturb.dropped(ones, 0.0, generator, zero), ones)
-    assert torch.equal(perturb.dropped(ones, 1.0, generator, torch.arange(100.0))[7], torch.arange(100.0))
-    noisy = perturb.with_noise(ones, 2 * torch.ones(100), 0.5, generator)
-    assert (noisy - ones).std() == pytest.approx(1, abs=0.03)
+    features = 2 * torch.randn(1000, 100, generator=generator)
+
+    def changed(layer, drop):
+        return perturb.changes(layer, features, top=[], noise=[0.5], drop=drop)
+
+    assert changed("fc6", 0.3)["dropped", 0.3](ones).mean() == pytest.approx(0.7, abs=0.02)
+    assert torch.equal(changed("fc6", 0.0)["dropped", 0.0](ones), ones)
+    assert torch.equal(changed("fc8", 1.0)["dropped", 1.0](ones)[7], features.mean(0))
+    assert (changed("fc6", 0.0)["noise", 0.5](ones) - ones).std() == pytest.approx(1, abs=0.03)
 
 
 # compare_layers
@@ -177,8 +192,8 @@ def test_images_themselves_are_measured_right(smooth):
 
 
 def test_from_one_feature_to_another():
-    way = interpolate.between(torch.zeros(2, 3), torch.ones(2, 3), 5)
-    assert way.shape == (5, 2, 3) and way[:, 0, 0].tolist() == [0, 0.25, 0.5, 0.75, 1]
+    way = interpolate.between(torch.cat([torch.zeros(2, 3), torch.ones(2, 3)]), 5)
+    assert way.shape == (2, 5, 3) and way[0, :, 0].tolist() == [0, 0.25, 0.5, 0.75, 1]
 
 
 def test_the_mean_of_a_class():
@@ -253,9 +268,9 @@ def test_patches_are_of_the_images_that_excite_a_channel_most():
     features[1, 5] = 1e3  # whatever it shows
     features[:, 6] = 0
     run = TrainedRun(encoder, nn.Identity(), nn.Identity(), {})
-    patches = channels.exciting_patches(run, native, features, 5, 2)
-    assert patches.shape == (2, 3, 227, 227) and patches.abs().max() <= 1
-    alone = channels.exciting_patches(run, native[1:2], features[1:2], 5, 1)
+    patches = channels.exciting_patches(run, native, features, 5)
+    assert patches.shape == (3, 3, 227, 227) and patches.abs().max() <= 1
+    alone = channels.exciting_patches(run, native[1:2], features[1:2], 5)
     assert torch.equal(patches[0], alone[0]) and not torch.equal(patches[0], patches[1])
 
 
@@ -274,37 +289,46 @@ def test_optimisation_comes_closer_whoever_is_in_the_batch():
     encoder = Encoder("conv1", "random")
     native = pixels.resize(torch.rand(2, 3, 8, 8, generator=torch.Generator().manual_seed(0)) * 2 - 1, 64)
     wanted = encoder(pixels.resize(native, 227))
-    noise = torch.stack([optimise.starting_noise(i, 64, 0) for i in range(2)])
+    noise = optimise.starting_noise(2, 64)
     assert not torch.equal(noise[0], noise[1])
-    search = optimise.Search(steps=15, lr=0.1, tv=0.01, beta=2.0, alpha=6, bound=0.01, seed=0)
-    found = optimise.invert(encoder, wanted, noise, search)
+    options = {"steps": 15, "lr": 0.1, "tv": 0.01, "beta": 2.0, "alpha": 6, "bound": 0.01}
+    found = optimise.invert(encoder, wanted, noise, **options)
     assert found.shape == (2, 3, 227, 227)
     before = optimise.distances(encoder(pixels.resize(noise, 227)), wanted)
     assert (optimise.distances(encoder(found), wanted) < 0.5 * before).all()
-    alone = optimise.invert(encoder, wanted[1:], noise[1:], search)
+    alone = optimise.invert(encoder, wanted[1:], noise[1:], **options)
     assert torch.allclose(alone[0], found[1], atol=1e-3)
 
 
-def test_optimised_images_are_saved_and_the_others_resumed(subject, tmp_path):
-    search = optimise.Search(steps=2, lr=0.05, tv=3.0, beta=2.0, alpha=6, bound=0.02, seed=0)
-    run, inputs = subject.runs["Conv5"], subject.samples(2)
-    found, _ = optimise.optimised(subject, run, inputs, tmp_path, 1, search)
-    before = (tmp_path / "0.pt").stat().st_mtime_ns
-    (tmp_path / "1.pt").unlink()
-    again, _ = optimise.optimised(subject, run, inputs, tmp_path, 1, search)
-    assert torch.equal(again, found)
-    assert (tmp_path / "0.pt").stat().st_mtime_ns == before and (tmp_path / "1.pt").is_file()
+def test_optimised_images_are_saved_and_the_other_layers_resumed(subject, tmp_path):
+    options = {"steps": 2, "lr": 0.05, "tv": 3.0, "beta": 2.0, "alpha": 6, "bound": 0.02}
+    first = optimise.optimise(subject, tmp_path, shown=2, **options)
+    conv5, fc8 = (tmp_path / "images" / f"{name}.pt" for name in ("Conv5", "FC8"))
+    before = conv5.stat().st_mtime_ns
+    fc8.unlink()
+    again = optimise.optimise(subject, tmp_path, shown=2, **options)
+    assert [row["mse"] for row in again.rows] == [row["mse"] for row in first.rows]
+    assert conv5.stat().st_mtime_ns == before and fc8.is_file()
     with pytest.raises(InputError, match="made with other options"):
-        optimise.optimised(subject, run, inputs, tmp_path, 1, search._replace(lr=1))
+        optimise.optimise(subject, tmp_path, shown=2, **{**options, "lr": 1})
 
 
 # controls
 
 
-def test_the_nearest_is_found_whichever_batch_it_is_in():
-    features = torch.tensor([[0.0, 0.0], [5.0, 5.0]])
-    batches = [torch.tensor([[9.0, 9.0], [4.0, 5.0]]), torch.tensor([[0.1, 0.0], [5.0, 4.5]])]
-    assert controls.nearest(features, batches).tolist() == [2, 3]
+def test_the_nearest_is_found_whichever_batch_it_is_in(monkeypatch):
+    class Means:
+        """A run whose features are the colours' means."""
+
+        layer, device = "conv5", torch.device("cpu")
+
+        def encode(self, images):
+            return images.mean(dim=(2, 3))
+
+    monkeypatch.setattr(controls, "BATCH", 2)
+    images = (25 * torch.arange(5, dtype=torch.uint8)).view(5, 1, 1, 1).expand(5, 3, 8, 8)
+    wanted = Means().encode(pixels.to_input(images)).flip(0) + 0.01
+    assert torch.equal(controls.nearest_images(Means(), wanted, images), images.flip(0))
 
 
 def test_the_features_error_is_0_for_the_same_and_1_for_their_mean():
@@ -348,10 +372,10 @@ def test_controls_train_what_they_compare_and_resume(sweep, tmp_path):
 SMALL = {
     "compare_layers": {"shown": 2, "extremes": 2},
     "frequency": {},
-    "channels": {"images": 3, "candidates": 4, "shown": 2, "patches": 2},
+    "channels": {"images": 2, "candidates": 3, "shown": 1},
     "position_colour": {"images": 2, "shown": 1, "shifts": "[8]", "turns": "[90]"},
     "perturb": {"shown": 2, "top": "[1,5]"},
-    "interpolate": {"pairs": 1, "steps": 3, "classes": 2, "draws": 2},
+    "interpolate": {"pairs": 1, "steps": 3, "classes": 2},
     "optimise": {"shown": 2, "steps": 2},
 }
 
@@ -361,7 +385,7 @@ def report(sweep, tmp_path_factory):
     """The folder in which all studies but controls have ended."""
     folder = tmp_path_factory.mktemp("report")
     options = [f"study.{name}.{key}={value}" for name, own in SMALL.items() for key, value in own.items()]
-    arguments = [f"runs={sweep}", f"study=[{','.join(SMALL)}]", "images=4", *options, f"hydra.run.dir={folder}"]
+    arguments = [f"runs={sweep}", f"study=[{','.join(SMALL)}]", "images=3", *options, f"hydra.run.dir={folder}"]
     assert run_experiment("study", *arguments) == Outcome(0, "")
     return folder
 
@@ -428,13 +452,13 @@ def test_images_that_arent_there_are_refused(subject):
         (perturb.perturb, {"drop": 0.5, "top": [5000], "noise": []}, "top=.5000. must lie between 1 and 1000"),
         (compare_layers.compare_layers, {"random": None, "chosen": ["nothing"], "extremes": 1}, "chosen=nothing fits 0"),
         (position_colour.position_colour, {"images": 2, "shifts": [60], "turns": []}, "shifts=.60."),
-        (interpolate.interpolate, {"pairs": 0, "steps": 3, "classes": 1, "draws": 1, "seed": 0}, "pairs=0"),
+        (interpolate.interpolate, {"pairs": 0, "steps": 3, "classes": 1, "draws": 1}, "pairs=0"),
         (controls.controls, {"epochs": 0, "autoencoder": False}, "epochs=0 must be at least 1"),
     ],
 )
 def test_options_out_of_range_are_refused(subject, tmp_path, study, options, expected):
     takes = study.__code__.co_varnames[: study.__code__.co_argcount]
-    options |= {key: value for key, value in {"shown": 2, "seed": 0}.items() if key in takes}
+    options |= {"shown": 2} if "shown" in takes else {}
     with pytest.raises(InputError, match=expected):
         study(subject, tmp_path, **options)
 
