@@ -37,8 +37,8 @@ def read_split(root: Path, classes: int | None, val_fraction: float, test_fracti
     fractions = {"val": val_fraction, "test": test_fraction}
     if not all(isinstance(share, float | int) and share > 0 for share in fractions.values()) or sum(fractions.values()) >= 1:
         raise InputError(
-            f"data.val_fraction={val_fraction} and data.test_fraction={test_fraction} must be numbers above 0, and below 1 "
-            "together, or nothing is left to train on."
+            f"data.val_fraction={val_fraction} and data.test_fraction={test_fraction} must be numbers above 0, together below "
+            "1, or they leave nothing to train on."
         )
     by_part, missing = _files(root)
     drawn = draw_classes(list(by_part["train"]), classes, seed)

@@ -134,7 +134,9 @@ def test_other_files_are_called_what_they_are(content, expected, tmp_path, one_l
     one_line(str(error.value))
 
 
-@pytest.mark.parametrize(("at", "value", "expected"), [(8, 1, "encrypted with a password"), (10, 9, "compression type 9")])
+@pytest.mark.parametrize(
+    ("at", "value", "expected"), [(8, 1, "encrypted with a password"), (10, 9, "That compression method")]
+)
 def test_zips_that_need_another_program_are_told(at, value, expected, tmp_path, one_line):
     path = write(tmp_path / "file.zip", "zip")
     content = bytearray(path.read_bytes())

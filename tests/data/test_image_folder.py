@@ -138,12 +138,11 @@ def test_what_ones_own_split_lacks_is_taken_from_train(name, missing, option, tm
 
 
 def test_a_split_without_images_is_refused(tmp_path, one_line):
-    for name in ("train/cats", "train/dogs", "val/cats", "test/cats"):
+    for name in ("train/cats", "train/dogs", "val/emus", "test/cats", "test/dogs"):
         fill(tmp_path / name, 5)
-    drawn = {tuple(read(tmp_path, classes=1, seed=seed).classes) for seed in range(4) if seed != 1}
-    assert drawn == {("cats",)}
+    assert len(read(tmp_path).val) == 5
     with pytest.raises(InputError, match="has no images for its val split") as error:
-        read(tmp_path, classes=1, seed=1)
+        read(tmp_path, classes=1)
     one_line(str(error.value))
 
 
