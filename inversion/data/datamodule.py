@@ -3,6 +3,7 @@
 from abc import ABC, abstractmethod
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import suppress
+from functools import cached_property
 from hashlib import sha256
 from statistics import median
 from typing import Any
@@ -37,16 +38,12 @@ class ImageDataModule(LightningDataModule, ABC):
     Args:
         batch_size: images per batch, of every loader; under DDP those of all devices together.
         shuffle_seed: of the training order and the flips, which depend on it and the epoch alone.
-        flip: whether each training image comes mirrored, left for right, in half of the epochs; its mirrored features are
-            cached as well.
+        flip: whether each training image comes mirrored, left for right, in half of the epochs.
         native_size: side in pixels at which images are held; None takes the median shorter side of (a thousand of) the
             training images, within 16 to 227. An image of another size is resized (shorter side) and cropped to its middle.
         cache: folder for decoded images and features, see `Cache`. None holds images in memory, and no features.
         feature_type, feature_gib: see `FeatureCache`.
         resident: share of a GPU's free memory that images and features may take; what fits trains without being copied.
-
-    Raises:
-        InputError: an option out of its range.
     """
 
     def __init__(
@@ -73,11 +70,10 @@ class ImageDataModule(LightningDataModule, ABC):
         self.batch_size = batch_size
         self.shuffle_seed = shuffle_seed
         self.flip = flip
-        self._native_size = native_size and int(native_size)
+        self.fixed_size = native_size
         self.cache = None if cache is None else Cache(expand(cache))
         self.feature_cache = None if self.cache is None else FeatureCache(self.cache, feature_type, feature_gib)
         self.resident = resident
-        self._split: Split | None = None
         self._images: dict[str, Tensor] = {}
         self._entries: dict[str, Entry] = {}
         self._features: dict[str, Tensor] = {}
@@ -87,29 +83,26 @@ class ImageDataModule(LightningDataModule, ABC):
     def find_split(self) -> Split:
         """Finds the files on disk and draws the split. Raises InputError."""
 
-    @property
+    @cached_property
     def split(self) -> Split:
         """The split; found on first use."""
-        if self._split is None:
-            self._split = self.find_split()
-        return self._split
+        return self.find_split()
 
-    @property
+    @cached_property
     def native_size(self) -> int:
         """Side in pixels of the images as they are held."""
-        if self._native_size is None:
-            sides = []
-            for name in self.split.train[:: -(-len(self.split.train) // 1000)]:
-                with suppress(BrokenImagesError), opened(self.split.path(name)) as image:  # decoding names the broken ones
-                    sides.append(min(image.size))
-            self._native_size = min(pixels.INPUT_SIZE, max(SMALLEST, int(median(sides or [0]))))
-        return self._native_size
+        if self.fixed_size is not None:
+            return int(self.fixed_size)
+        sides = []
+        for name in self.split.train[:: -(-len(self.split.train) // 1000)]:
+            with suppress(BrokenImagesError), opened(self.split.path(name)) as image:  # decoding names the broken ones
+                sides.append(min(image.size))
+        return min(pixels.INPUT_SIZE, max(SMALLEST, int(median(sides or [0]))))
 
     def images(self, part: str) -> Tensor:
         """The images of `train`, `val` or `test`: uint8, (N, 3, native_size, native_size). Decoded on first use.
 
-        Raises:
-            BrokenImagesError: names the files of all parts that can't be read.
+        Raises BrokenImagesError, which names the files of all parts that can't be read.
         """
         if part not in self._images:
             paths = [self.split.path(name) for name in self.split.files(part)]
@@ -156,21 +149,17 @@ class ImageDataModule(LightningDataModule, ABC):
         return self.feature_cache is not None and not self.feature_cache.holds(self._encoded_parts(), encoder)
 
     def use_features(self, encoder: Encoder | None, layers: Sequence[str] = (), device: torch.device | str = "cpu") -> None:
-        """Has the loaders give out an encoder's features of the training and validation images beside them, computed once.
+        """Has the loaders give out an encoder's features of the training and validation images beside them, computed once:
+        those of `layers[0]`, by default the encoder's own; see `FeatureCache.load`.
 
-        Whatever encoder's features they gave out before is forgotten. Without a cache, or if it has no room, they give out
-        none, and the training has to encode every batch.
-
-        Args:
-            encoder: on `device`; None for none.
-            layers: whose features, and those that are computed in the same pass, see `FeatureCache.load`. By default the
-                encoder's.
+        Without an encoder, a cache or room in it they give out none, and the training has to encode every batch.
         """
         self._features = {}
         if encoder is not None and self.feature_cache is not None:
-            parts = self._encoded_parts()
             layers = layers or [encoder.layer]
-            self._features = self.feature_cache.load(parts, encoder, layers, torch.device(device), self.batch_size)
+            self._features = self.feature_cache.load(
+                self._encoded_parts(), encoder, layers, torch.device(device), self.batch_size
+            )
 
     def feature_batches(self, encoder: Encoder, device: torch.device) -> Iterator[Tensor]:
         """The training images' features on the device, in the split's order: cached, as far as `use_features` has found them,

@@ -21,12 +21,10 @@ MIRRORED = "mirrored train"
 
 
 class Part(NamedTuple):
-    """The images of one part of the split."""
+    """The images of one part of the split, uint8 (N, 3, n, n), and a fingerprint of all that they were made from."""
 
     images: Tensor
-    """uint8 (N, 3, n, n)."""
     fingerprint: str
-    """Of all that these images were made from."""
 
 
 class FeatureCache:
@@ -60,8 +58,7 @@ class FeatureCache:
         Returns:
             Name of the part -> (N, *feature_shape); nothing if the features would take too much room.
 
-        Raises:
-            InputError: features too large for float16, or a cache that can't be written.
+        Raises InputError for features too large for float16, or a cache that can't be written.
         """
         entries = {(part, layer): self._entry(part, parts[part], encoder, layer) for layer in layers for part in parts}
         own = [entries[part, layers[0]] for part in parts]

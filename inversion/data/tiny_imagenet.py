@@ -35,7 +35,7 @@ PRESENT = "present"
 VAL = ("val", "valid", "validation")
 CLASS_ID = re.compile(r"n\d{8}")
 ARCHIVE = re.compile(r"tiny.?imagenet.*\.(zip|tar|tgz|tar\.\w+)", re.IGNORECASE)
-MOST_DEPTH = 5
+MOST_DEPTH = 4
 """How deep below the given folder the data is searched for."""
 
 
@@ -57,10 +57,10 @@ def find_root(root: Path) -> Path | None:
 
 
 def _may_be_searched(root: Path, folder: Path) -> bool:
-    """Whether a folder found below the root may hold the data: it is neither hidden, locked, nor a set of synthetic images."""
-    is_synthetic = any((folder / mark).exists() for mark in (SYNTHETIC, ".made.json"))
-    is_open = os.access(folder, os.R_OK | os.X_OK)
-    return folder == root or (is_open and not is_synthetic and not _is_hidden(folder.relative_to(root)))
+    """A folder below the root may, unless it is hidden, can't be read, or is a set of synthetic images."""
+    if folder == root or _is_hidden(folder.relative_to(root)) or not os.access(folder, os.R_OK | os.X_OK):
+        return folder == root
+    return not any((folder / mark).exists() for mark in (SYNTHETIC, ".made.json"))
 
 
 def _is_hidden(path: PurePath) -> bool:
@@ -300,7 +300,7 @@ class TinyImageNet(ImageDataModule):
 
     def prepare_data(self) -> None:
         """Downloads or extracts what isn't there yet."""
-        if self._split is None:
+        if "split" not in vars(self):
             provide(self.root, self.archive, self.url, self.md5)
 
     def find_split(self) -> Split:
