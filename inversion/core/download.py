@@ -3,11 +3,12 @@
 import hashlib
 import logging
 import os
-from http.client import HTTPException, HTTPMessage
+import shutil
+from http.client import HTTPException
 from pathlib import Path
-from typing import IO
+from typing import BinaryIO
 from urllib.error import HTTPError, URLError
-from urllib.request import HTTPRedirectHandler, Request, build_opener
+from urllib.request import Request, urlopen
 
 from tqdm import tqdm
 
@@ -16,12 +17,12 @@ from inversion.core.files import PARTIAL
 
 log = logging.getLogger(__name__)
 
-BROKEN = (URLError, HTTPException, TimeoutError, ConnectionError, ValueError)
-"""What a server, a network or an address can fail with."""
+TIMEOUT = 7
+"""Seconds of silence after which a connection counts as cut. Each address of a host is tried for so long."""
 
 
-def download(url: str, path: Path, name: str, algorithm: str, digest: str, advice: str, timeout: float = 7) -> None:
-    """Fetches `url` to `path`, which appears only when it is complete and has this hash.
+def download(url: str, path: Path, name: str, algorithm: str, digest: str, advice: str) -> None:
+    """Fetches `url` to `path`, which appears only when it is complete and has this hash. If it is there already, that is all.
 
     What arrived before a cut stays beside it, and the next attempt, in this run or a later one, asks for the rest only. An
     attempt that brings nothing is the last. The caller holds a lock.
@@ -32,26 +33,25 @@ def download(url: str, path: Path, name: str, algorithm: str, digest: str, advic
         name: what it is, for errors.
         algorithm, digest: `hashlib`'s name of the hash, and how its hexadecimal digits begin.
         advice: what to do without the download, for errors.
-        timeout: seconds of silence after which a connection counts as cut. A host that never answers is tried at each of its
-            addresses, commonly up to four, for so long.
 
     Raises:
         InputError: no web address, no network, an HTTP error, a redirection to plain http, or a file with another hash.
     """
-    if not str(url).lower().startswith(("http://", "https://")):
-        raise InputError(f"{name} can't be downloaded from {url}, which is no http or https address: {advice}.")
+    if path.is_file() and hash_of(path, algorithm).startswith(digest):
+        return
     partial = path.with_name(f".{path.name}{PARTIAL}")
     while True:
-        before = _size(partial)
-        try:
-            _fetch(url, partial, timeout)
-        except BROKEN as error:
-            if _size(partial) <= before:
+        with partial.open("ab") as file:
+            before = file.tell()
+            try:
+                _fetch(url, file)
+            except (URLError, HTTPException, TimeoutError, ConnectionError, ValueError) as error:
+                if file.tell() > before:
+                    log.info(f"The download of {path.name} was cut and resumes at {file.tell() >> 20} MiB.")
+                    continue
                 resumable = f"; the next attempt resumes at {before >> 20} MiB" if before else ""
                 reason = getattr(error, "reason", None) or error
                 raise InputError(f"{name} can't be downloaded from {url} ({reason}{resumable}): {advice}.") from error
-            log.info(f"The download of {path.name} was cut and resumes at {_size(partial) >> 20} MiB.")
-            continue
         found = hash_of(partial, algorithm)
         if found.startswith(digest):
             os.replace(partial, path)
@@ -61,44 +61,31 @@ def download(url: str, path: Path, name: str, algorithm: str, digest: str, advic
             raise InputError(f"What {url} sent is not {name} ({algorithm.upper()} {found}): {advice}.")
 
 
-def _fetch(url: str, partial: Path, timeout: float) -> None:
-    """Adds to the file what it lacks. Raises one of `BROKEN` where the server didn't send all of it."""
-    start = _size(partial)
-    request = Request(url, headers={"Range": f"bytes={start}-"} if start else {})
+def _fetch(url: str, file: BinaryIO) -> None:
+    """Adds to the file what it lacks."""
+    if not str(url).lower().startswith(("http://", "https://")):
+        raise ValueError("it is no http or https address")
+    start = file.tell()
     try:
-        response = build_opener(_NeverToPlainHttp).open(request, timeout=timeout)
+        response = urlopen(Request(url, headers={"Range": f"bytes={start}-"} if start else {}), timeout=TIMEOUT)
     except HTTPError as error:
         if error.code == 416 and start:  # the file is complete already
             return
         raise
-    with response, partial.open("ab") as file:
-        if response.status != 206 or not response.headers.get("Content-Range", "").startswith(f"bytes {start}-"):
+    with response:
+        if url.lower().startswith("https:") and not response.url.lower().startswith("https:"):
+            raise URLError(f"it redirects to {response.url}, which is no https address")
+        if not response.headers.get("Content-Range", "").startswith(f"bytes {start}-"):
             file.truncate(0)  # a server that can't resume sends all of it
             start = 0
-        length = response.headers.get("Content-Length")
-        total = start + int(length) if length else None
-        bar = tqdm(total=total, initial=start, unit="B", unit_scale=True, desc=f"Downloading {partial.name}", disable=None)
-        with bar:
-            while block := response.read(1 << 18):
-                file.write(block)
-                bar.update(len(block))
+        total = start + int(response.headers.get("Content-Length", 0))
+        name = f"Downloading {Path(url).name}"
+        with tqdm.wrapattr(response, "read", total or None, initial=start, desc=name, disable=None) as source:
+            shutil.copyfileobj(source, file)
         file.flush()
         os.fsync(file.fileno())
-        if total is not None and file.tell() < total:
+        if file.tell() < total:
             raise ConnectionError(f"cut after {file.tell()} of {total} bytes")
-
-
-class _NeverToPlainHttp(HTTPRedirectHandler):
-    def redirect_request(
-        self, req: Request, fp: IO[bytes], code: int, msg: str, headers: HTTPMessage, newurl: str
-    ) -> Request | None:
-        if req.type == "https" and not newurl.lower().startswith("https:"):
-            raise URLError(f"it redirects to {newurl}, which is no https address")
-        return super().redirect_request(req, fp, code, msg, headers, newurl)
-
-
-def _size(path: Path) -> int:
-    return path.stat().st_size if path.is_file() else 0
 
 
 def hash_of(path: Path, algorithm: str) -> str:

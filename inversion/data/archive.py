@@ -13,6 +13,7 @@ from typing import IO
 from tqdm import tqdm
 
 from inversion.core.errors import InputError
+from inversion.core.file_kinds import kind_of
 
 MOST_FILES = 1_000_000
 MOST_BYTES = 4 << 30
@@ -20,15 +21,6 @@ MOST_BYTES_OF_ONE = 64 << 20
 """What an archive may unpack to; Tiny ImageNet takes 240 MB in 120,000 small files."""
 
 DECOMPRESSORS = {b"\x1f\x8b": gzip.open, b"BZh": bz2.open, b"\xfd7zXZ\0": lzma.open}
-OTHERS = {
-    b"7z\xbc\xaf\x27\x1c": "a 7-Zip archive",
-    b"Rar!": "a RAR archive",
-    b"\x28\xb5\x2f\xfd": "compressed with Zstandard",
-    b"PAR1": "a Parquet file",
-    b"version https://git-lfs": "a Git LFS pointer, not the file it points to",
-    b"<": "a web page",
-}
-"""First bytes -> what such a file is."""
 
 Wanted = Callable[[PurePosixPath], bool]
 Files = Iterator[tuple[PurePosixPath, bytes]]
@@ -46,21 +38,19 @@ def read_files(archive: Path, wanted: Wanted) -> Files:
     """
     with archive.open("rb") as file:
         head = file.read(512)
-        for magic, what in OTHERS.items():
-            if head.lstrip().startswith(magic):
-                raise _unreadable(archive, what)
         is_zip = head.startswith(b"PK") or (head[257:262] != b"ustar" and zipfile.is_zipfile(file))
         file.seek(0)
         try:
             yield from _zip_files(archive, file, wanted) if is_zip else _tar_files(archive, file, head, wanted)
         except InputError:
             raise
-        except NotImplementedError as error:
-            raise _unreadable(archive, f"compressed in a way that Python can't read ({error})") from error
         except Exception as error:  # zipfile, tarfile and the decompressors fail in many ways, all of them the archive's fault
-            reason = str(error) or type(error).__name__
+            reason = kind_of(archive)
+            if reason in (None, "a zip archive", "a compressed file or archive: extract it"):
+                reason = str(error) or type(error).__name__
             raise InputError(
-                f"{archive} is no whole zip or tar archive ({reason}): get it again, or give another data.archive."
+                f"{archive} can't be read as a zip or tar archive ({reason}): get it again, or extract it yourself and give "
+                "data.root=PATH to the folder."
             ) from error
 
 
@@ -74,7 +64,7 @@ def _zip_files(archive: Path, file: IO[bytes], wanted: Wanted) -> Files:
         sizes = [member.file_size for _, member in members]
         _check_size(archive, len(sizes), sum(sizes), max(sizes, default=0))
         if any(member.flag_bits & 1 for _, member in members):
-            raise _unreadable(archive, "encrypted with a password")
+            raise ValueError("encrypted with a password")
         for path, member in tqdm(members, unit="file", desc=f"Extracting {archive.name}", disable=None):
             yield path, zipped.read(member)
 
@@ -114,9 +104,3 @@ def _check_size(archive: Path, files: int, total: int, largest: int) -> None:
             f"{archive} unpacks to {files} files of {total >> 20} MiB, one of {largest >> 20}, far more than Tiny ImageNet's: "
             "get it from another source."
         )
-
-
-def _unreadable(archive: Path, what: str) -> InputError:
-    return InputError(
-        f"{archive} is {what}: give data.archive=PATH to a zip or tar of the image folders, or data.root=PATH to the folders."
-    )

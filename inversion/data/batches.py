@@ -28,11 +28,7 @@ class ImageSet(Dataset[Batch]):
     """
 
     def __init__(
-        self,
-        images: Tensor,
-        labels: Sequence[int],
-        features: Tensor | None = None,
-        mirrored_features: Tensor | None = None,
+        self, images: Tensor, labels: Sequence[int], features: Tensor | None = None, mirrored_features: Tensor | None = None
     ) -> None:
         self.images = images
         self.labels = torch.tensor(labels, device=images.device)
@@ -41,9 +37,6 @@ class ImageSet(Dataset[Batch]):
 
     def __len__(self) -> int:
         return len(self.images)
-
-    def __getitem__(self, index: int) -> Batch:
-        return self.__getitems__([index])
 
     def __getitems__(self, indices: list[int]) -> Batch:
         number = len(self.images)
@@ -61,10 +54,7 @@ class ImageSet(Dataset[Batch]):
 class Shuffle(Sampler[int]):
     """The training order, a function of (seed, epoch) alone, so that a resumed run repeats it.
 
-    Args:
-        number: of images.
-        seed: see above.
-        flip: whether half of the images, drawn anew each epoch, come mirrored: as index + `number`.
+    With `flip`, half of the images, drawn anew each epoch, come mirrored: as index + `number`.
     """
 
     def __init__(self, number: int, seed: int, flip: bool) -> None:
@@ -87,13 +77,8 @@ class Shuffle(Sampler[int]):
 
 
 class Shares(BatchSampler):
-    """One process's images of every batch. The processes' shares make up the batches, no image left out or repeated, so those
-    of a last batch may differ in size, and be empty.
-
-    Args:
-        batches: the same in every process.
-        rank: this process's, from 0.
-        world_size: number of processes.
+    """One process's images of every batch, which all processes draw alike. Their shares make up the batches, no image left
+    out or repeated, so those of a last batch may differ in size, and be empty.
     """
 
     def __init__(self, batches: BatchSampler, rank: int, world_size: int) -> None:

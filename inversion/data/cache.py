@@ -1,16 +1,16 @@
 """Arrays that cost time to make and never change, kept on disk: made once, mapped into memory, shared by all runs.
 
 An entry is one `.npy` file whose name holds a hash of everything it was made from, so what is stale is never found. Entries
-are reserved on disk before they are filled, filled beside their place, synced and renamed: under its own name a file is
-whole, and one that was cut since is told by its size. A lock makes those who want to fill at once take turns.
+are reserved on disk before they are filled, filled under another name, synced and renamed: under its own name an entry is
+complete, and one that was cut since is told by its size. A lock makes those who want to fill at once take turns.
 """
 
+import errno
 import json
 import logging
 import math
 import os
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager, suppress
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from hashlib import sha256
 from pathlib import Path
@@ -21,11 +21,11 @@ import torch
 from torch import Tensor
 
 from inversion.core.errors import InputError
-from inversion.core.files import free_bytes, lock
+from inversion.core.files import PARTIAL, free_bytes, lock
 
 log = logging.getLogger(__name__)
 
-FORMAT = 1
+FORMAT = 2
 """Version of what the entries hold; another one never finds them."""
 SPARE = 256 << 20
 """Bytes that are left free on the disk."""
@@ -61,11 +61,7 @@ class Entry:
 
 
 class Cache:
-    """A folder of entries. It may be deleted at any time but while a run reads it.
-
-    Args:
-        folder: made when something is first put in.
-    """
+    """A folder of entries, made when something is first put in. It may be deleted at any time but while a run reads it."""
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder
@@ -80,43 +76,46 @@ class Cache:
         Raises:
             InputError: the folder can't be written, or the disk has no room.
         """
-        found = [self._opened(entry) for entry in entries]
-        if any(tensor is None for tensor in found):
-            with self._locked():
-                missing = [entry for entry in entries if self._opened(entry) is None]
-                if missing:
-                    self._make(missing, fill)
-            found = [self._opened(entry) for entry in entries]
-        result = [tensor for tensor in found if tensor is not None]
-        if len(result) < len(entries):
-            raise InputError(f"{self.folder} lost an entry while it was in use: run again, and don't delete it meanwhile.")
-        return result
+        if not self.holds(entries):
+            try:
+                self.folder.mkdir(parents=True, exist_ok=True)
+                with lock(self.folder / ".lock"):
+                    self._make(self._missing(entries), fill)
+            except OSError as error:
+                raise InputError(
+                    f"data.cache={self.folder} can't be written ({error.strerror}): give another data.cache=PATH."
+                ) from error
+        return [self._open(entry) for entry in entries]
 
     def holds(self, entries: Sequence[Entry]) -> bool:
-        """Whether all of them are there, whole."""
-        return all(self._opened(entry) is not None for entry in entries)
+        """Whether all of them are there and complete."""
+        return not self._missing(entries)
 
     def has_room(self, entries: Sequence[Entry]) -> bool:
         """Whether the disk holds those of the entries that aren't there yet."""
-        needed = sum(entry.nbytes for entry in entries if self._opened(entry) is None)
+        needed = sum(entry.nbytes for entry in self._missing(entries))
         left = sum(path.stat().st_blocks * 512 for path in self._partial())  # goes before anything is made
         return not needed or free_bytes(self.folder) + left > needed + SPARE
 
     def _partial(self) -> list[Path]:
-        return list(self.folder.glob("*.partial"))
+        return list(self.folder.glob(f"*{PARTIAL}"))
 
-    def _opened(self, entry: Entry) -> Tensor | None:
+    def _missing(self, entries: Sequence[Entry]) -> list[Entry]:
+        missing = []
+        for entry in entries:
+            try:
+                self._open(entry)
+            except (OSError, ValueError, EOFError, SyntaxError) as error:
+                missing.append(entry)
+                if not isinstance(error, FileNotFoundError | NotADirectoryError):
+                    log.warning(f"{self.folder / entry.file_name} is damaged and is made again.")
+        return missing
+
+    def _open(self, entry: Entry) -> Tensor:
         path = self.folder / entry.file_name
-        try:
-            array = np.load(path, mmap_mode="c", allow_pickle=False)  # pages are private if written to, which nobody does
-        except (FileNotFoundError, NotADirectoryError):
-            return None
-        except (OSError, ValueError, EOFError, SyntaxError):
-            log.warning(f"{path} is damaged and is made again.")
-            return None
+        array = np.load(path, mmap_mode="c", allow_pickle=False)  # pages are private if written to, which nobody does
         if array.shape != entry.shape or array.dtype != np.dtype(entry.dtype):
-            log.warning(f"{path} is not what its name says and is made again.")
-            return None
+            raise ValueError("not what its name says")
         return torch.from_numpy(array)
 
     def _make(self, entries: Sequence[Entry], fill: Callable[[dict[str, np.ndarray]], None]) -> None:
@@ -124,37 +123,23 @@ class Cache:
             left.unlink()
         if not self.has_room(entries):
             needed = (sum(entry.nbytes for entry in entries) + SPARE) >> 20
-            raise InputError(
-                f"data.cache={self.folder} needs a disk with {needed} MiB free: free some, or give another data.cache=PATH."
-            )
-        paths = {entry.name: self.folder / f"{entry.file_name}.partial" for entry in entries}
+            raise OSError(errno.ENOSPC, f"it takes {needed} MiB free on its disk")
+        paths = {entry.name: self.folder / f"{entry.file_name}{PARTIAL}" for entry in entries}
         try:
-            arrays = {entry.name: _reserve(paths[entry.name], entry) for entry in entries}
-            fill(arrays)
+            arrays: dict[str, np.ndarray] = {entry.name: _reserve(paths[entry.name], entry) for entry in entries}
+            if arrays:
+                fill(arrays)
             for entry in entries:
-                array = arrays.pop(entry.name)
-                array.flush()  # type: ignore[attr-defined]
+                arrays.pop(entry.name).flush()  # type: ignore[attr-defined]
                 os.replace(paths[entry.name], self.folder / entry.file_name)
                 log.info(f"Cached {entry.name}: {entry.nbytes / 2**20:.0f} MiB in {self.folder / entry.file_name}")
         finally:
             for path in paths.values():
-                with suppress(FileNotFoundError):
-                    path.unlink()
-
-    @contextmanager
-    def _locked(self) -> Iterator[None]:
-        try:
-            self.folder.mkdir(parents=True, exist_ok=True)
-            with lock(self.folder / ".lock"):
-                yield
-        except OSError as error:
-            raise InputError(
-                f"data.cache={self.folder} can't be written ({error.strerror}): give another data.cache=PATH."
-            ) from error
+                path.unlink(missing_ok=True)
 
 
 def _reserve(path: Path, entry: Entry) -> np.ndarray:
-    """An array in a new file whose every byte has its place on the disk: a full disk says so now, and not by a signal."""
+    """An array in a new file, given all its room on the disk: a full disk says so now, and not by a signal."""
     array = np.lib.format.open_memmap(path, mode="w+", dtype=np.dtype(entry.dtype), shape=entry.shape)
     if hasattr(os, "posix_fallocate"):
         with path.open("r+b") as file:

@@ -1,13 +1,14 @@
 """The LightningDataModule: a split's images decoded once, held as bytes, and handed out in batches."""
 
 from abc import ABC, abstractmethod
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import suppress
+from functools import cached_property
 from hashlib import sha256
-from pathlib import Path
 from statistics import median
 from typing import Any
 
+import numpy as np
 import PIL
 import torch
 from lightning import LightningDataModule
@@ -18,7 +19,7 @@ from tqdm import tqdm
 from inversion.core import pixels
 from inversion.core.errors import InputError
 from inversion.core.files import expand
-from inversion.core.images import BrokenImagesError, decode, opened, refuse, state_of
+from inversion.core.images import BrokenImagesError, decode, opened, state_of
 from inversion.core.pixels import to_input
 from inversion.data.batches import Batch, ImageSet, Shares, Shuffle
 from inversion.data.cache import Cache, Entry
@@ -31,24 +32,18 @@ SMALLEST = 16
 
 
 class ImageDataModule(LightningDataModule, ABC):
-    """What every source of images shares.
-
-    Each file is decoded once into one uint8 array at the data's native size. Batches are normalised, and resized where a
-    resized image is needed, on the device that trains.
+    """What every source of images shares: each file is decoded once into one uint8 array at the data's native size. Batches
+    are normalised, and resized where a resized image is needed, on the device that trains.
 
     Args:
         batch_size: images per batch, of every loader; under DDP those of all devices together.
         shuffle_seed: of the training order and the flips, which depend on it and the epoch alone.
-        flip: whether each training image comes mirrored, left for right, in half of the epochs; its mirrored features are
-            cached as well.
+        flip: whether each training image comes mirrored, left for right, in half of the epochs.
         native_size: side in pixels at which images are held; None takes the median shorter side of (a thousand of) the
             training images, within 16 to 227. An image of another size is resized (shorter side) and cropped to its middle.
         cache: folder for decoded images and features, see `Cache`. None holds images in memory, and no features.
         feature_type, feature_gib: see `FeatureCache`.
         resident: share of a GPU's free memory that images and features may take; what fits trains without being copied.
-
-    Raises:
-        InputError: an option out of its range.
     """
 
     def __init__(
@@ -65,8 +60,7 @@ class ImageDataModule(LightningDataModule, ABC):
         super().__init__()
         if batch_size < 2:
             raise InputError(f"data.batch_size={batch_size} must be at least 2, for batch normalisation.")
-        sizes = range(SMALLEST, pixels.INPUT_SIZE + 1)
-        if native_size is not None and (not isinstance(native_size, int) or native_size not in sizes):
+        if native_size not in (None, *range(SMALLEST, pixels.INPUT_SIZE + 1)):
             raise InputError(
                 f"data.native_size={native_size} must be a whole number between {SMALLEST} and {pixels.INPUT_SIZE}, AlexNet's "
                 "input size, or null to follow the data."
@@ -76,11 +70,10 @@ class ImageDataModule(LightningDataModule, ABC):
         self.batch_size = batch_size
         self.shuffle_seed = shuffle_seed
         self.flip = flip
-        self._native_size = native_size
+        self.fixed_size = native_size
         self.cache = None if cache is None else Cache(expand(cache))
         self.feature_cache = None if self.cache is None else FeatureCache(self.cache, feature_type, feature_gib)
         self.resident = resident
-        self._split: Split | None = None
         self._images: dict[str, Tensor] = {}
         self._entries: dict[str, Entry] = {}
         self._features: dict[str, Tensor] = {}
@@ -90,41 +83,46 @@ class ImageDataModule(LightningDataModule, ABC):
     def find_split(self) -> Split:
         """Finds the files on disk and draws the split. Raises InputError."""
 
-    @property
+    @cached_property
     def split(self) -> Split:
         """The split; found on first use."""
-        if self._split is None:
-            self._split = self.find_split()
-        return self._split
+        return self.find_split()
 
-    @property
+    @cached_property
     def native_size(self) -> int:
         """Side in pixels of the images as they are held."""
-        if self._native_size is None:
-            sides = []
-            for name in self.split.train[:: -(-len(self.split.train) // 1000)]:
-                with suppress(BrokenImagesError), opened(self.split.path(name)) as image:  # decoding names the broken ones
-                    sides.append(min(image.size))
-            self._native_size = min(pixels.INPUT_SIZE, max(SMALLEST, int(median(sides or [0]))))
-        return self._native_size
+        if self.fixed_size is not None:
+            return int(self.fixed_size)
+        sides = []
+        for name in self.split.train[:: -(-len(self.split.train) // 1000)]:
+            with suppress(BrokenImagesError), opened(self.split.path(name)) as image:  # decoding names the broken ones
+                sides.append(min(image.size))
+        return min(pixels.INPUT_SIZE, max(SMALLEST, int(median(sides or [0]))))
 
     def images(self, part: str) -> Tensor:
         """The images of `train`, `val` or `test`: uint8, (N, 3, native_size, native_size). Decoded on first use.
 
-        Raises:
-            InputError: files that are no images, or broken ones.
+        Raises BrokenImagesError, which names the files of all parts that can't be read.
         """
         if part not in self._images:
             paths = [self.split.path(name) for name in self.split.files(part)]
-            among = [self.split.path(name) for name in (*self.split.train, *self.split.val, *self.split.test)]
-            description = f"Decoding {len(paths)} {part} images"
+            everything = [self.split.path(name) for name in (*self.split.train, *self.split.val, *self.split.test)]
+
+            def fill(arrays: Mapping[str, np.ndarray]) -> None:
+                try:
+                    decode(paths, arrays[entry.name], f"Decoding {len(paths)} {part} images", everything)
+                except BrokenImagesError:
+                    small = np.empty((len(everything), 3, SMALLEST, SMALLEST), np.uint8)
+                    decode(everything, small, "Looking for broken images among all")
+                    raise
+
+            entry = self._entry(part)
             if self.cache is None:
-                held = torch.empty(len(paths), 3, self.native_size, self.native_size, dtype=torch.uint8)
-                decode(paths, held.numpy(), description, among)
+                held = np.empty(entry.shape, np.uint8)
+                fill({entry.name: held})
+                self._images[part] = torch.from_numpy(held)
             else:
-                entry = self._entry(part)
-                (held,) = self.cache.get([entry], lambda arrays: decode(paths, arrays[entry.name], description, among))
-            self._images[part] = held
+                (self._images[part],) = self.cache.get([entry], fill)
         return self._images[part]
 
     def digest_of_images(self, part: str) -> str:
@@ -151,21 +149,17 @@ class ImageDataModule(LightningDataModule, ABC):
         return self.feature_cache is not None and not self.feature_cache.holds(self._encoded_parts(), encoder)
 
     def use_features(self, encoder: Encoder | None, layers: Sequence[str] = (), device: torch.device | str = "cpu") -> None:
-        """Has the loaders give out an encoder's features of the training and validation images beside them, computed once.
+        """Has the loaders give out an encoder's features of the training and validation images beside them, computed once:
+        those of `layers[0]`, by default the encoder's own; see `FeatureCache.load`.
 
-        Whatever encoder's features they gave out before is forgotten. Without a cache, or if it has no room, they give out
-        none, and the training has to encode every batch.
-
-        Args:
-            encoder: on `device`; None for none.
-            layers: whose features, and those that are computed in the same pass, see `FeatureCache.load`. By default the
-                encoder's.
+        Without an encoder, a cache or room in it they give out none, and the training has to encode every batch.
         """
         self._features = {}
         if encoder is not None and self.feature_cache is not None:
-            parts = self._encoded_parts()
             layers = layers or [encoder.layer]
-            self._features = self.feature_cache.load(parts, encoder, layers, torch.device(device), self.batch_size)
+            self._features = self.feature_cache.load(
+                self._encoded_parts(), encoder, layers, torch.device(device), self.batch_size
+            )
 
     def feature_batches(self, encoder: Encoder, device: torch.device) -> Iterator[Tensor]:
         """The training images' features on the device, in the split's order: cached, as far as `use_features` has found them,
@@ -178,14 +172,12 @@ class ImageDataModule(LightningDataModule, ABC):
 
     def move_to(self, device: torch.device) -> None:
         """Moves training and validation data to a GPU where they fit, so that batches need no copying."""
-        if device.type != "cuda":
-            return
-        moved = ("train", "val", MIRRORED)
-        held = [store[part] for store in (self._images, self._features) for part in moved if part in store]
-        free, _ = torch.cuda.mem_get_info(device)
-        if sum(tensor.nbytes for tensor in held) <= self.resident * free:
-            for store in (self._images, self._features):
-                store.update({part: store[part].to(device) for part in moved if part in store})
+        stores = (self._images, self._features)
+        held = [(store, part) for store in stores for part in ("train", "val", MIRRORED) if part in store]
+        needed = sum(store[part].nbytes for store, part in held)
+        if device.type == "cuda" and needed <= self.resident * torch.cuda.mem_get_info(device)[0]:
+            for store, part in held:
+                store[part] = store[part].to(device)
 
     def mean_image(self) -> Tensor:
         """The training set's mean image at the native size: float (3, native_size, native_size) in [-1, 1]."""
@@ -204,33 +196,19 @@ class ImageDataModule(LightningDataModule, ABC):
         return [files[i] for i in indices], to_input(self.images(part)[indices].cpu())
 
     def setup(self, stage: str) -> None:
-        """Decodes the training and validation images. The test images wait until they are asked for.
-
-        Raises:
-            BrokenImagesError: names all that can't be read, those of the test part among them.
-        """
-        broken: dict[Path, str] = {}
-        for part in ("train", "val", "test"):
-            if part == "test" and not broken:
-                break
-            try:
-                self.images(part)
-            except BrokenImagesError as error:
-                broken |= error.files
-        if broken:
-            refuse(broken)
+        """Decodes the training and validation images. The test images wait until they are asked for."""
+        for part in ("train", "val"):
+            self.images(part)
 
     def train_dataloader(self) -> DataLoader[Batch]:
         """Shuffled, and with `flip` mirrored, anew each epoch. A last batch of one image is dropped, since batch normalisation
         needs two.
         """
-        images = ImageSet(
-            self.images("train"), self.split.labels("train"), self._features.get("train"), self._features.get(MIRRORED)
-        )
-        if len(images) < 2:
+        number = len(self.split.train)
+        if number < 2:
             raise InputError("Training needs at least 2 images: give more data, or set fewer aside for validation.")
-        sampler = Shuffle(len(images), self.shuffle_seed, self.flip)
-        return self._loader(images, sampler=sampler, drop_last=len(images) % self.batch_size == 1)
+        sampler = Shuffle(number, self.shuffle_seed, self.flip)
+        return self._loader("train", sampler=sampler, drop_last=number % self.batch_size == 1)
 
     def files_of_batch(self, epoch: int, batch: int) -> list[str]:
         """The files of a training batch; epochs and batches count from 0."""
@@ -253,7 +231,7 @@ class ImageDataModule(LightningDataModule, ABC):
 
     def val_dataloader(self) -> DataLoader[Batch]:
         """The validation images in the split's order."""
-        return self._loader(ImageSet(self.images("val"), self.split.labels("val"), self._features.get("val")))
+        return self._loader("val")
 
     def test_dataloader(self) -> DataLoader[Batch]:
         """The test images in the split's order."""
@@ -261,27 +239,21 @@ class ImageDataModule(LightningDataModule, ABC):
 
     def loader(self, part: str) -> DataLoader[Batch]:
         """The images of `train`, `val` or `test` in the split's order, without features. All of them, under DDP too."""
-        return self._undivided(ImageSet(self.images(part), self.split.labels(part)))
+        return self._loader(part, plain=True)
 
-    def _loader(self, images: ImageSet, **options: object) -> DataLoader[Batch]:
-        """All batches, or under DDP this process's shares of them."""
-        loader = self._undivided(images, **options)
-        if self._world_size == 1:
-            return loader
-        shares = Shares(loader.batch_sampler, self.trainer.global_rank, self._world_size)  # type: ignore[arg-type, union-attr]
-        return DataLoader(images, batch_sampler=shares, collate_fn=_as_it_is, generator=loader.generator)
-
-    def _undivided(self, images: ImageSet, **options: object) -> DataLoader[Batch]:
+    def _loader(self, part: str, plain: bool = False, **options: Any) -> DataLoader[Batch]:
+        """All batches of a part, or unless it is `plain` under DDP this process's shares of them, and with features."""
+        features = {} if plain else self._features
+        images = ImageSet(self.images(part), self.split.labels(part), features.get(part), features.get(f"mirrored {part}"))
         # No workers: taking a batch out of a tensor is quicker than handing it between processes. And a generator of its own:
         # without one a loader would advance torch's at each start, and at another time in a resumed run.
-        own = torch.Generator()
-        return DataLoader(images, batch_size=self.batch_size, collate_fn=_as_it_is, generator=own, **options)  # type: ignore[arg-type]
+        common: dict[str, Any] = {"collate_fn": lambda batch: batch, "generator": torch.Generator()}
+        loader = DataLoader(images, self.batch_size, **common, **options)
+        if plain or self._world_size == 1:
+            return loader
+        shares = Shares(loader.batch_sampler, self.trainer.global_rank, self._world_size)  # type: ignore[arg-type, union-attr]
+        return DataLoader(images, batch_sampler=shares, **common)
 
     def on_after_batch_transfer(self, batch: Batch, dataloader_idx: int) -> Batch:
         """Normalises the images, now on the device."""
         return batch._replace(images=pixels.normalize(batch.images))
-
-
-def _as_it_is(batch: Any) -> Any:
-    """A loader's `collate_fn`: an `ImageSet` gives out batches already."""
-    return batch

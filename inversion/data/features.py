@@ -21,12 +21,10 @@ MIRRORED = "mirrored train"
 
 
 class Part(NamedTuple):
-    """The images of one part of the split."""
+    """The images of one part of the split, uint8 (N, 3, n, n), and a fingerprint of all that they were made from."""
 
     images: Tensor
-    """uint8 (N, 3, n, n)."""
     fingerprint: str
-    """Of all that these images were made from."""
 
 
 class FeatureCache:
@@ -36,9 +34,6 @@ class FeatureCache:
         cache: where they are kept.
         dtype: float16, or float32, as the encoder gave them.
         limit_gib: features of one part that would take more are not cached.
-
-    Raises:
-        InputError: no such dtype.
     """
 
     def __init__(self, cache: Cache, dtype: str, limit_gib: float) -> None:
@@ -63,8 +58,7 @@ class FeatureCache:
         Returns:
             Name of the part -> (N, *feature_shape); nothing if the features would take too much room.
 
-        Raises:
-            InputError: features too large for float16, or a cache that can't be written.
+        Raises InputError for features too large for float16, or a cache that can't be written.
         """
         entries = {(part, layer): self._entry(part, parts[part], encoder, layer) for layer in layers for part in parts}
         own = [entries[part, layers[0]] for part in parts]
@@ -76,16 +70,14 @@ class FeatureCache:
             )
             return {}
         others = [entry for entry in entries.values() if entry not in own and entry.nbytes <= self.limit_gib * 2**30]
-        if not self._fits([*own, *others]):
-            others = []
 
         def fill(arrays: dict[str, np.ndarray]) -> None:
             for part in parts:
                 wanted = {layer: arrays[entries[part, layer].name] for layer in layers if entries[part, layer].name in arrays}
                 if wanted:
-                    self._encode(part, parts[part].images, encoder, wanted, device, batch_size)
+                    self._encode(part, parts[part].images.split(batch_size), encoder, wanted, device)
 
-        return dict(zip(parts, self.cache.get([*own, *others], fill), strict=False))
+        return dict(zip(parts, self.cache.get(own + others if self._fits(own + others) else own, fill), strict=False))
 
     def holds(self, parts: Mapping[str, Part], encoder: Encoder) -> bool:
         """Whether the encoder's features of all parts are cached, or too large to be."""
@@ -105,19 +97,17 @@ class FeatureCache:
     def _encode(
         self,
         part: str,
-        images: Tensor,
+        batches: Sequence[Tensor],
         encoder: Encoder,
         arrays: Mapping[str, np.ndarray],
         device: torch.device,
-        batch_size: int,
     ) -> None:
-        with tqdm(total=len(images), desc=f"Encoding {part} images", unit="image", leave=False, disable=None) as bar:
-            for i in range(0, len(images), batch_size):
-                native = images[i : i + batch_size].to(device)
-                native = native.flip(-1) if part == MIRRORED else native
-                for layer, features in encoder.features(pixels.to_input(native), list(arrays)).items():
-                    stored = features.to(getattr(torch, self.dtype)).cpu()
-                    if not stored.isfinite().all():
-                        raise InputError(f"Features of {layer} are too large for data.feature_type={self.dtype}: use float32.")
-                    arrays[layer][i : i + batch_size] = stored.numpy()
-                bar.update(len(native))
+        start = 0
+        for batch in tqdm(batches, desc=f"Encoding {part} images", unit="batch", leave=False, disable=None):
+            native = batch.to(device).flip(-1) if part == MIRRORED else batch.to(device)
+            for layer, features in encoder.features(pixels.to_input(native), list(arrays)).items():
+                stored = features.to(getattr(torch, self.dtype)).cpu()
+                if not stored.isfinite().all():
+                    raise InputError(f"Features of {layer} are too large for data.feature_type={self.dtype}: use float32.")
+                arrays[layer][start : start + len(batch)] = stored.numpy()
+            start += len(batch)

@@ -2,7 +2,7 @@
 
 import json
 import random
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from hashlib import sha256
 from pathlib import Path
@@ -63,63 +63,39 @@ class Split:
         write_atomic(path, json.dumps(content, indent=1).encode())
 
 
-def draw_classes(ids: Sequence[str], number: int | str | None, seed: int) -> list[str]:
+def draw_classes(ids: Sequence[str], number: int | None, seed: int) -> list[str]:
     """`number` of the ids (None: all), drawn by `seed`, sorted; the draw doesn't depend on the ids' order.
 
     Raises:
         InputError: fewer ids than asked for, or a `number` or `seed` that is no whole number.
     """
-    if number is not None and (isinstance(number, str) or not _is_whole(number)):
-        raise InputError(
-            f"data.classes={number} must be a whole number, or null to take all classes (or, of Tiny ImageNet, present, to "
-            "take those whose images are there)."
-        )
-    if not _is_whole(seed):
-        raise InputError(f"data.seed={seed} must be a whole number.")
+    _check_whole("data.seed", seed)
     ids = sorted(ids)
     if number is None:
         return ids
+    _check_whole("data.classes", number, ", or null for all classes, or, of Tiny ImageNet, present for those that are there")
     if not 1 <= number <= len(ids):
         raise InputError(f"data.classes={number} must lie between 1 and {len(ids)}, the number of classes in the data.")
     return sorted(random.Random(seed).sample(ids, number))
 
 
-def hold_out(
-    files: Sequence[str], number: int, seed: int, name: str, option: str = "data.val_per_class"
-) -> tuple[list[str], list[str]]:
-    """(the others, held out): `number` files drawn by the seed and the class's name, both sorted.
-
-    A class's draw is independent of which other classes are used.
-
-    Args:
-        option: what sets `number`, for errors.
+def hold_out(files: Sequence[str], number: int, seed: int, name: str) -> tuple[list[str], list[str]]:
+    """(the others, held out): `number` files drawn by the seed and the class's name alone, both sorted.
 
     Raises:
         InputError: none or all of the files would be held out, or `number` is no whole number.
     """
-    if not _is_whole(number):
-        raise InputError(f"{option}={number} must be a whole number.")
+    _check_whole("data.val_per_class", number)
     files = sorted(files)
     if not 1 <= number < len(files):
         raise InputError(
-            f"Class {name} has {len(files)} images, of which {number} can't be held out ({option}): at least one must be held "
-            "out and one left to train on."
+            f"Class {name} has {len(files)} images, of which {number} can't be held out (data.val_per_class): at least one "
+            "must be held out and one left to train on."
         )
     held = set(random.Random(f"{seed} {name}").sample(files, number))
     return [file for file in files if file not in held], sorted(held)
 
 
-def _is_whole(number: object) -> bool:
-    return isinstance(number, int) and not isinstance(number, bool)
-
-
-def check_disjoint(parts: Mapping[str, Sequence[str]]) -> None:
-    """Raises InputError if a part is empty, or a file stands in two parts."""
-    seen: dict[str, str] = {}
-    for part, files in parts.items():
-        if not files:
-            raise InputError(f"The data has no images for its {part} split: add images, or change the data options.")
-        for file in files:
-            if file in seen:
-                raise InputError(f"{file} stands in both the {seen[file]} and the {part} split: name each image once.")
-            seen[file] = part
+def _check_whole(option: str, number: object, others: str = "") -> None:
+    if not isinstance(number, int) or isinstance(number, bool):
+        raise InputError(f"{option}={number} must be a whole number{others}.")

@@ -7,16 +7,14 @@ from image to image.
 import json
 import math
 import random
-from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
-from filelock import FileLock
 from PIL import Image, ImageChops, ImageDraw
 from tqdm import tqdm
 
 from inversion.core.errors import InputError
-from inversion.core.files import atomic_folder
+from inversion.core.files import atomic_folder, lock
 from inversion.data.tiny_imagenet import SYNTHETIC, TinyImageNet
 
 SIZE = 64
@@ -37,7 +35,7 @@ def provide(root: Path, train_per_class: int, test_per_class: int, seed: int) ->
     if train_per_class < 1 or test_per_class < 1:
         raise InputError("data.train_per_class and data.test_per_class must be at least 1.")
     root.parent.mkdir(parents=True, exist_ok=True)
-    with FileLock(root.parent / f".{root.name}.lock"):
+    with lock(root.parent / f".{root.name}.lock"):
         mark = root / SYNTHETIC
         if root.exists():
             if mark.is_file() and mark.read_text() == recipe:
@@ -101,20 +99,16 @@ def _silhouette(shape: str, centre: tuple[float, float], radius: float, turn: fl
     mask = Image.new("L", (side, side))
     draw = ImageDraw.Draw(mask)
     x, y = centre
-
-    def polygon(corners: int, radius_of: Callable[[int], float]) -> None:
-        angles = [(turn + 2 * math.pi * i / corners, radius_of(i)) for i in range(corners)]
-        draw.polygon([(x + r * math.cos(a), y + r * math.sin(a)) for a, r in angles], fill=255)
-
-    def circle(r: float, fill: int) -> None:
-        draw.ellipse((x - r, y - r, x + r, y + r), fill=fill)
-
     if shape in ("disc", "ring"):
-        circle(radius, 255)
-        if shape == "ring":
-            circle(radius * 0.5, 0)
-    else:
-        polygon({"square": 4, "triangle": 3, "star": 10}[shape], lambda i: radius * (0.45 if shape == "star" and i % 2 else 1))
+        draw.ellipse((x - radius, y - radius, x + radius, y + radius), fill=255)
+        hole = radius * 0.5 if shape == "ring" else 0
+        if hole:
+            draw.ellipse((x - hole, y - hole, x + hole, y + hole), fill=0)
+        return mask
+    corners = {"square": 4, "triangle": 3, "star": 10}[shape]
+    radii = [radius * (0.45 if shape == "star" and i % 2 else 1) for i in range(corners)]
+    angles = [turn + 2 * math.pi * i / corners for i in range(corners)]
+    draw.polygon([(x + r * math.cos(a), y + r * math.sin(a)) for a, r in zip(angles, radii, strict=True)], fill=255)
     return mask
 
 

@@ -81,7 +81,7 @@ def test_a_cut_anywhere_is_noticed(kind, tmp_path, one_line):
         path.write_bytes(content[:length])
         if kind == "tar" and not content[length:].strip(b"\0"):
             break  # only padding is missing
-        with pytest.raises(InputError, match="no whole zip or tar archive") as error:
+        with pytest.raises(InputError, match="can't be read as a zip or tar archive") as error:
             read(path)
         assert str(path) in one_line(str(error.value))
 
@@ -92,7 +92,7 @@ def test_a_changed_byte_is_noticed(kind, tmp_path):
     content = bytearray(path.read_bytes())
     content[len(content) // 2] ^= 0xFF
     path.write_bytes(content)
-    with pytest.raises(InputError, match="no whole zip or tar archive"):
+    with pytest.raises(InputError, match="can't be read as a zip or tar archive"):
         read(path)
 
 
@@ -119,21 +119,24 @@ def test_more_than_the_limits_is_refused(kind, limit, tmp_path, monkeypatch, one
         (b"7z\xbc\xaf\x27\x1c\0\4", "a 7-Zip archive"),
         (b"Rar!\x1a\7\1\0", "a RAR archive"),
         (b"\x28\xb5\x2f\xfd\4\0", "compressed with Zstandard"),
-        (b"PAR1\x15\4", "a Parquet file"),
-        (b"version https://git-lfs.github.com/spec/v1\n", "a Git LFS pointer"),
+        (b"PAR1\x15\4", "a Parquet table"),
+        (b"version https://git-lfs.github.com/spec/v1\n", "a git-lfs pointer"),
         (b"\n<!DOCTYPE html><html>", "a web page"),
-        (b"", "no whole zip or tar archive .empty file"),
-        (b"anything else" * 100, "no whole zip or tar archive"),
+        (b"", "empty"),
+        (b"anything else" * 100, "text"),
+        (bytes(range(256)) * 4, "invalid header"),
     ],
 )
 def test_other_files_are_called_what_they_are(content, expected, tmp_path, one_line):
     (tmp_path / "file.zip").write_bytes(content)
-    with pytest.raises(InputError, match=f"file.zip is {expected}") as error:
+    with pytest.raises(InputError, match=f"file.zip can't be read as a zip or tar archive .{expected}") as error:
         read(tmp_path / "file.zip")
     one_line(str(error.value))
 
 
-@pytest.mark.parametrize(("at", "value", "expected"), [(8, 1, "encrypted with a password"), (10, 9, "compressed in a way")])
+@pytest.mark.parametrize(
+    ("at", "value", "expected"), [(8, 1, "encrypted with a password"), (10, 9, "That compression method")]
+)
 def test_zips_that_need_another_program_are_told(at, value, expected, tmp_path, one_line):
     path = write(tmp_path / "file.zip", "zip")
     content = bytearray(path.read_bytes())
@@ -153,7 +156,7 @@ def test_whatever_a_decompressor_throws_is_the_archives_fault(raised, tmp_path, 
 
     path = write(tmp_path / "file.zip", "zip")
     monkeypatch.setattr(zipfile.ZipExtFile, "read", fail)
-    with pytest.raises(InputError, match=f"no whole zip or tar archive .{str(raised) or 'EOFError'}") as error:
+    with pytest.raises(InputError, match=f"can't be read as a zip or tar archive .{str(raised) or 'EOFError'}") as error:
         read(path)
     assert str(path) in one_line(str(error.value))
 

@@ -137,6 +137,33 @@ def test_what_ones_own_split_lacks_is_taken_from_train(name, missing, option, tm
     one_line(str(error.value))
 
 
+def test_a_split_without_images_is_refused(tmp_path, one_line):
+    for name in ("train/cats", "train/dogs", "val/emus", "test/cats", "test/dogs"):
+        fill(tmp_path / name, 5)
+    assert len(read(tmp_path).val) == 5
+    with pytest.raises(InputError, match="has no images for its val split") as error:
+        read(tmp_path, classes=1)
+    one_line(str(error.value))
+
+
+def test_images_in_several_splits_are_warned_of_once(tmp_path, caplog):
+    for seed, name in enumerate(("train", "val", "test")):
+        fill(tmp_path / name, 4)
+        for i in range(seed + 1, 4):  # image 0 stands in all three, image 1 in train and val
+            Image.new("RGB", (40, 30), (60 * i, 80 * seed, 7)).save(tmp_path / name / f"{i}.png")
+    data = image_folder.ImageFolder(str(tmp_path))
+    data.setup("fit")
+    assert "stand in" not in caplog.text
+    for _ in range(2):
+        data.setup("fit")
+        data.images("test")
+    assert caplog.text.count("2 images of data.root=") == 1 and "in more than one of train, val and test" in caplog.text
+    caplog.clear()
+    fill(tmp_path / "other", 10)
+    other = image_folder.ImageFolder(str(tmp_path / "other"))
+    assert all(len(other.images(part)) for part in ("train", "val", "test")) and not caplog.records
+
+
 def test_classes_beside_a_folder_called_train_are_classes(tmp_path):
     for name in ("train", "tram", "test"):
         fill(tmp_path / name, 5)

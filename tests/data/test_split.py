@@ -4,7 +4,7 @@ from pathlib import Path
 import pytest
 
 from inversion.core.errors import InputError
-from inversion.data.split import Split, check_disjoint, draw_classes, hold_out
+from inversion.data.split import Split, draw_classes, hold_out
 
 IDS = [f"n{i:08d}" for i in range(200)]
 
@@ -36,15 +36,6 @@ def test_hold_out_is_seeded_disjoint_and_complete():
 def test_hold_out_leaves_something_on_both_sides(number):
     with pytest.raises(InputError, match=f"has 5 images, of which {number} can't be held out .data.val_per_class"):
         hold_out(list("abcde"), number, 0, "n1")
-    with pytest.raises(InputError, match="data.val_fraction"):
-        hold_out(list("abcde"), number, 0, "n1", "data.val_fraction")
-
-
-def test_a_file_in_two_parts_and_an_empty_part_are_refused():
-    with pytest.raises(InputError, match="both"):
-        check_disjoint({"train": ["a"], "val": ["a"]})
-    with pytest.raises(InputError, match="no images"):
-        check_disjoint({"train": ["a"], "val": []})
 
 
 def test_save_writes_classes_and_files(tmp_path):

@@ -159,7 +159,7 @@ def test_impossible_values(quick, one_line, tmp_path):
         (["layer=fc8", "decoder.dropout=1.0"], "decoder.dropout=1.0"),
         (["optimizer.lr=-1"], "optimizer"),
         (["+optimizer.speed=3"], "optimizer"),
-        ([f"data.archive={__file__}", f"data.root={tmp_path / 'data'}"], "no whole zip"),
+        ([f"data.archive={__file__}", f"data.root={tmp_path / 'data'}"], "be read as a zip"),
     ]:
         outcome = run_train("layer=conv5", *quick, *options, f"hydra.run.dir={tmp_path / 'out'}")
         assert outcome.code != 0, options
