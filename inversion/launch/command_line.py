@@ -6,7 +6,7 @@ import shlex
 import sys
 import threading
 from collections.abc import Callable, Sequence
-from functools import wraps
+from functools import partial, wraps
 from pathlib import Path
 from typing import Any
 
@@ -14,13 +14,12 @@ import hydra
 from hydra import compose, initialize_config_dir
 from hydra.core.global_hydra import GlobalHydra
 from hydra.core.override_parser.types import Override
-from hydra.errors import HydraException, InstantiationException, MissingConfigException
+from hydra.errors import HydraException
 from omegaconf import DictConfig, ListConfig, OmegaConf
-from omegaconf.errors import InterpolationResolutionError
 
 from inversion.core.errors import InputError
 from inversion.core.files import REPOSITORY
-from inversion.launch import resolvers, sweep
+from inversion.launch import sweep
 from inversion.launch.job import Terminated, raise_on_sigterm, run_job, sentence
 
 CONF = REPOSITORY / "conf"
@@ -30,20 +29,15 @@ OF_ANY_TYPE = ("data.classes", "trainer.devices", "decoder.standardized")
 """Numbers or switches by default, where words, lists or null have a meaning too: what reads them checks them."""
 REPLACEABLE = ("optimizer", "scheduler", "loss", "trainer", "callbacks", "logger")
 """Groups whose `_target_` may be another library's class: its options may be null, or be left out with ~."""
-TYPES: dict[type, tuple[tuple[type, ...], str]] = {
-    bool: ((bool,), "true or false"),
-    int: ((int,), "a whole number"),
-    float: ((int, float), "a number"),
-    ListConfig: ((list,), "a list, as in [1,2]"),
-}
-"""Type of a default -> which values may replace it, in Python and in words."""
+TYPES = {bool: "true or false", int: "a whole number", float: "a number", list: "a list, as in [1,2]"}
+"""Type of a default -> in words, what values may replace it."""
 
 
 def run(task: Callable[[DictConfig, Path], Any], config_name: str = "config") -> None:
     """What `python <program> ...` does: checks the command line against `conf/<config_name>.yaml`, then has Hydra run the
     task, given the config and the output folder, once or for each job of a sweep.
     """
-    resolvers.register()
+    sweep.register_resolvers()
     raise_on_sigterm()
     threading.excepthook = _excepthook
     # Threads that wait don't spin: where another process holds one of two cores, that took three quarters of the speed.
@@ -52,11 +46,7 @@ def run(task: Callable[[DictConfig, Path], Any], config_name: str = "config") ->
     # What users write, and how Hydra takes it: the experiment stands in the defaults list already, and no group may be null.
     spelling = {"logger=null": "~logger"}
     sys.argv[1:] = [spelling.get(a, a.removeprefix("+") if a.startswith("+experiment=") else a) for a in sys.argv[1:]]
-
-    @wraps(task)  # Hydra names the log after the task's file
-    def job(config: DictConfig) -> float | None:
-        return run_job(task, config)
-
+    job = wraps(task)(partial(run_job, task))  # Hydra names the log after the task's file
     try:
         check(sys.argv[1:], config_name)
         with sweep.running:
@@ -64,7 +54,7 @@ def run(task: Callable[[DictConfig, Path], Any], config_name: str = "config") ->
     except KeyboardInterrupt as interrupt:
         sys.exit(143 if isinstance(interrupt, Terminated) else 130)
     except Exception as error:
-        if (message := _phrase(error)) is None:
+        if (message := sentence(error)) is None:
             raise
         sys.exit(f"error: {message}")
 
@@ -81,23 +71,22 @@ def check(arguments: Sequence[str], config_name: str = "config") -> None:
     if flags - {"-m", "--multirun", "-r", "--run"}:
         return
     with initialize_config_dir(str(CONF), version_base="1.3"):
-        groups = GlobalHydra.instance().config_loader().list_groups("")
-        overrides = [_parsed(argument) for argument in arguments if argument not in flags]
-        choices = [override for override in overrides if override.key_or_group in groups or "/" in override.key_or_group]
-        for override in choices:
-            if None in _values(override) and _text(override) != "~logger":
-                raise InputError(f"{_text(override)}: choose one, or leave this option out; see {HELP}.")
-        search = [override for override in overrides if override.key_or_group == "hydra.searchpath"]
-        single = [_text(override) for override in (*search, *choices) if not override.is_sweep_override()]
+        groups = {"hydra.searchpath", *GlobalHydra.instance().config_loader().list_groups("")}
+        overrides = {argument: _parsed(argument) for argument in arguments if argument not in flags}
+        choices = {text: each for text, each in overrides.items() if each.key_or_group in groups or "/" in each.key_or_group}
+        for text, choice in choices.items():
+            if None in _values(choice) and text != "~logger":
+                raise InputError(f"{text}: choose one, or leave this option out; see {HELP}.")
+        swept = [text for text, override in overrides.items() if override.is_sweep_override()]
+        single = [text for text in choices if text not in swept]
         config = compose(config_name, overrides=single)
         options = _flat(OmegaConf.to_container(config))
-        for override in overrides:
-            if override not in choices and not override.is_hydra_override():
-                _check_option(override, config, options, groups)
-        given = {override.key_or_group for override in overrides}
+        for text, override in overrides.items():
+            if text not in choices and not override.is_hydra_override():
+                _check_option(text, override, config, options)
+        given = {override.key_or_group for override in overrides.values()}
         if absent := [key for key, value in options.items() if value == "???" and key not in given]:
             raise InputError(f"{absent[0]} must be given: add {absent[0]}=... to the command.")
-        swept = [_text(override) for override in overrides if override.is_sweep_override()]
         if swept and not flags & {"-m", "--multirun"} and not any(text.startswith("experiment=") for text in single):
             hint = f", or write {_quoted(swept[0])} if it is one" if "/" in swept[0] else ""
             raise InputError(f"{swept[0]} gives several values: add -m to sweep over them{hint}.")
@@ -105,13 +94,11 @@ def check(arguments: Sequence[str], config_name: str = "config") -> None:
 
 def _parsed(argument: str) -> Override:
     try:
-        return resolvers.parse([argument])[0]
+        return sweep.parse([argument])[0]
     except HydraException as error:
-        if "=" in argument and '"' not in argument:
-            raise InputError(f"{argument} can't be read: write {_quoted(argument)}.") from error
-        raise InputError(
-            f"{argument} can't be read: write key=value, as in layer=conv5 or 'data.root=\"a folder\"'."
-        ) from error
+        form = "key=value, as in layer=conv5 or 'data.root=\"a folder\"'"
+        correct = _quoted(argument) if "=" in argument and '"' not in argument else form
+        raise InputError(f"{argument} can't be read: write {correct}.") from error
 
 
 def _quoted(argument: str) -> str:
@@ -127,53 +114,34 @@ def _values(override: Override) -> list[Any]:
     return [] if override.is_sweep_override() else [override.value()]
 
 
-def _check_option(override: Override, config: DictConfig, options: dict[str, Any], groups: Sequence[str]) -> None:
-    """Raises InputError unless the config has this option, or may have it with + or do without it with ~, and its default is
-    of the same type.
-    """
-    key, text = override.key_or_group, _text(override)
-    top = key.partition(".")[0]
-    near = difflib.get_close_matches(key, options, n=3)
-    hint = f"did you mean {' or '.join(near)}?" if near else f"see {HELP}."
+def _check_option(text: str, override: Override, config: DictConfig, options: dict[str, Any]) -> None:
+    key = override.key_or_group
+    group = key.partition(".")[0]
     if override.is_delete():
-        if top not in REPLACEABLE:
-            raise InputError(f"~{key}: this option can't be left out; give it a value.")
-    elif override.is_add() or override.is_force_add():
-        if key not in options and top not in groups and f"{top}._target_" not in options:
-            raise InputError(f"{text}: nothing reads {key}; {hint}")
+        if group not in REPLACEABLE:
+            raise InputError(f"{text}: this option can't be left out; give it a value.")
     elif key not in options:
-        plus = f"write +{text} if its class takes it; " if "." in key and top in REPLACEABLE else ""
-        raise InputError(f"{text}: there is no option {key}; {plus}{hint}")
+        is_added = override.is_add() or override.is_force_add()
+        if not (is_added and (group in REPLACEABLE or f"{group}._target_" in options)):  # whose class may take it
+            near = difflib.get_close_matches(key, options, n=3)
+            hint = f"did you mean {' or '.join(near)}?" if near else f"see {HELP}."
+            plus = f"write +{text} if its class takes it; " if group in REPLACEABLE else ""
+            raise InputError(f"{text}: there is no option {key}; {plus}{hint}")
     elif key not in OF_ANY_TYPE:
         default = OmegaConf.select(config, key, throw_on_resolution_failure=False)
-        types, words = TYPES.get(type(default), ((object,), ""))
+        kind = list if isinstance(default, ListConfig) else type(default)
         for value in _values(override):
-            is_odd = not isinstance(value, types) or (isinstance(value, bool) and type(default) in (int, float))
-            if is_odd and not (value is None and top in REPLACEABLE):
-                raise InputError(f"{text}: {key} must be {words}.")
+            fits = type(value) in ((int, float) if kind is float else (kind,)) or (value is None and group in REPLACEABLE)
+            if kind in TYPES and not fits:
+                raise InputError(f"{text}: {key} must be {TYPES[kind]}.")
 
 
 def _flat(node: Any, prefix: str = "") -> dict[str, Any]:
     """All that can be given on the command line, by its dotted key."""
-    items = node.items() if isinstance(node, dict) else enumerate(node) if isinstance(node, list) else ()
     options: dict[str, Any] = {}
-    for key, value in items:
+    for key, value in node.items() if isinstance(node, dict) else ():
         options |= {f"{prefix}{key}": value, **_flat(value, f"{prefix}{key}.")}
     return options
-
-
-def _text(override: Override) -> str:
-    return str(override.input_line)
-
-
-def _phrase(error: Exception) -> str | None:
-    """One sentence about an error of the user's or the system's; None if it is the program's."""
-    if isinstance(error, MissingConfigException) and error.options:
-        return f"{error.missing_cfg_file}: there is no such option; choose one of {', '.join(error.options)}."
-    if isinstance(error, HydraException | InterpolationResolutionError) and not isinstance(error, InstantiationException):
-        lines = [line.strip() for line in str(error).partition("full_key")[0].splitlines() if line.strip()]
-        return f"{' '.join(lines[:3]).rstrip('.:')}."
-    return sentence(error)
 
 
 def _excepthook(args: threading.ExceptHookArgs) -> None:

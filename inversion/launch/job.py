@@ -1,12 +1,12 @@
 """One job: its folder locked, signals and failures turned into one sentence and an exit code."""
 
 import errno
-import functools
 import gc
 import json
 import logging
 import multiprocessing
 import os
+import re
 import signal
 import sys
 import threading
@@ -18,10 +18,12 @@ from pathlib import Path
 from typing import Any
 
 from hydra.core.hydra_config import HydraConfig
+from hydra.errors import HydraException, InstantiationException, MissingConfigException
 from omegaconf import DictConfig, OmegaConf
+from omegaconf.errors import InterpolationResolutionError
 
 from inversion.core.errors import InputError
-from inversion.core.files import locked
+from inversion.core.files import is_locked, locked
 
 log = logging.getLogger(__name__)
 
@@ -29,8 +31,6 @@ FAILED_FILE = "failed.txt"
 """Holds why a job of a sweep failed."""
 JOBS_FOLDER = ".jobs"
 """In a sweep's folder: a file for each job that was started, which holds the path of its folder."""
-PATIENCE_S = 20
-"""How long a process of trainer=ddp waits for the first one to report an error, before it does so itself."""
 
 # In whatever process a job runs: conf/hydra/launcher's files refine the plugins' own of the same names, as Hydra 1.3 allows.
 warnings.filterwarnings("ignore", message=r"\s*'hydra/launcher/\w+' is validated against ConfigStore schema")
@@ -51,145 +51,113 @@ def raise_on_sigterm() -> None:
 
 
 def run_job(task: Callable[[DictConfig, Path], Any], cfg: DictConfig) -> float | None:
-    """Runs the task in its Hydra output folder, which no other process may use meanwhile.
-
-    Returns:
-        The validation MSE in the folder's `metrics.json`, which sweepers that search minimise; None if there is none.
+    """Runs the task in its Hydra output folder, locked meanwhile. Returns the validation MSE in its `metrics.json`, if any,
+    which sweepers that search minimise.
 
     Raises:
         SystemExit: a single run failed for a reason that is the user's or the system's, in one sentence.
-        InputError: a job failed, in a sweep by another sweeper than Hydra's basic one.
+        InputError: a job failed, in a sweep by another sweeper than Hydra's basic one, which goes on to the next.
         KeyboardInterrupt: Ctrl-C, or SIGTERM.
     """
     hydra = HydraConfig.get()
     folder = Path(hydra.runtime.output_dir)
+    is_swept = not OmegaConf.is_missing(hydra.job, "num")
     raise_on_sigterm()
     if os.environ.get("LOCAL_RANK", "0") != "0":
         _run_beside_first(task, cfg, folder)
         return None
-    if not OmegaConf.is_missing(hydra.job, "num"):
-        _announce_job(folder, Path(hydra.sweep.dir))
+    if is_swept:
+        jobs = Path(hydra.sweep.dir) / JOBS_FOLDER
+        jobs.mkdir(parents=True, exist_ok=True)
+        (jobs / uuid.uuid4().hex).write_text(str(folder))  # a file each, since any machine may run it
         _settle_in_worker()
-        failure = _run_in_sweep(task, cfg, folder)
-        gc.collect()
-        if "torch" in sys.modules and sys.modules["torch"].cuda.is_available():
-            sys.modules["torch"].cuda.empty_cache()
-        if failure and hydra.runtime.choices["hydra/sweeper"] != "basic":
-            raise InputError(failure)
-        return None if failure else _validation_mse(folder)
-    if cfg.get("note"):
+    elif cfg.get("note"):
         log.info(f"Note: {cfg.note}")
+    failure = None
     try:
         with locked(folder):
             (folder / FAILED_FILE).unlink(missing_ok=True)
-            task(cfg, folder)
-    except (KeyboardInterrupt, SystemExit) as error:
-        if interrupt := _interrupt(error):
-            print(f"Interrupted: {_how_to_resume(folder) or 'there is no checkpoint yet'}.", file=sys.stderr)
-        raise interrupt or error from None
-    except (InputError, OSError) as error:
-        resume = _how_to_resume(folder) if isinstance(error, OSError) else None
-        text = str(sentence(error))
-        raise SystemExit(f"error: {text.rstrip('.')}; {resume}." if resume else f"error: {text}") from None
-    return _validation_mse(folder)
-
-
-def _run_in_sweep(task: Callable[[DictConfig, Path], Any], cfg: DictConfig, folder: Path) -> str | None:
-    """Returns why the job failed, as its `failed.txt` says too; None if it didn't. The exception itself ends here: the failed
-    job's model would stay in memory with it.
-    """
-    with locked(folder):
-        (folder / FAILED_FILE).unlink(missing_ok=True)
-        try:
-            if OmegaConf.select(cfg, "trainer.strategy") not in (None, "auto"):
+            if is_swept and OmegaConf.select(cfg, "trainer.strategy") not in (None, "auto"):
                 raise InputError(
                     "trainer=ddp can't be part of a sweep, which each of its processes would start anew: give every job a GPU "
                     "of its own with hydra/launcher=joblib or =submitit_slurm, or start one trainer=ddp run per layer."
                 )
             task(cfg, folder)
-        except (KeyboardInterrupt, SystemExit) as error:
-            raise _interrupt(error) or error from None
-        except Exception as error:
-            failure = sentence(error)
-            if failure:
-                log.error(f"error: {failure}")
-            else:
-                log.exception(f"{folder.name} failed")
-                failure = f"{type(error).__name__}: {error}"
+    except (KeyboardInterrupt, SystemExit) as error:
+        interrupt = error.__context__ if isinstance(error, SystemExit) else error  # Lightning makes it a SystemExit
+        if not isinstance(interrupt, KeyboardInterrupt):
+            raise
+        if not is_swept:
+            print(f"Interrupted: {_how_to_resume(folder) or 'there is no checkpoint yet'}.", file=sys.stderr)
+        raise interrupt from None
+    except Exception as error:
+        failure = sentence(error)
+        if not is_swept:
+            if failure is None:
+                raise
+            resume = _how_to_resume(folder) if isinstance(error, OSError) else None
+            raise SystemExit(f"error: {failure.rstrip('.')}; {resume}." if resume else f"error: {failure}") from None
+        if failure:
+            log.error(f"error: {failure}")
+        else:
+            log.exception(f"{folder.name} failed")
+            failure = f"{type(error).__name__}: {error}"
+        if not is_locked(folder):  # by another run
             (folder / FAILED_FILE).write_text(f"{failure}\n")
-            return failure
-    return None
+    gc.collect()  # with the exception gone, a failed job's model can go
+    if torch := sys.modules.get("torch"):
+        torch.cuda.empty_cache()
+    if failure and hydra.runtime.choices["hydra/sweeper"] != "basic":
+        raise InputError(failure)
+    metrics = folder / "metrics.json"
+    scores = json.loads(metrics.read_text()) if metrics.is_file() and not failure else {}
+    return (scores.get("val") or {}).get("mse")
 
 
 def sentence(error: Exception) -> str | None:
     """What the user reads of an error that is theirs to correct, or the system's; None if it is the program's."""
-    if isinstance(error, InputError):
-        return str(error)
-    if not isinstance(error, OSError):
-        return None
-    advice = "make it readable and writable, or choose another"
-    if error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG):
-        advice = "make room there, or choose another folder"
-    return f"{error.filename or 'A file'} can't be used ({error.strerror or error}): {advice}."
-
-
-def _interrupt(error: BaseException) -> KeyboardInterrupt | None:
-    """Ctrl-C or SIGTERM, also where Lightning has turned it into SystemExit."""
-    if type(error).__name__ == "SIGTERMException":
-        return Terminated()
-    return next((each for each in (error, error.__context__) if isinstance(each, KeyboardInterrupt)), None)
+    if isinstance(error, MissingConfigException) and error.options:
+        return f"{error.missing_cfg_file}: there is no such option; choose one of {', '.join(error.options)}."
+    if isinstance(error, HydraException | InterpolationResolutionError) and not isinstance(error, InstantiationException):
+        return " ".join(re.split("full_key|Config search path", str(error))[0].split()).rstrip(".:") + "."
+    if isinstance(error, OSError):
+        is_full = error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
+        advice = "make room there, or choose another folder" if is_full else "make it readable and writable, or choose another"
+        return f"{error.filename or 'A file'} can't be used ({error.strerror or error}): {advice}."
+    return str(error) if isinstance(error, InputError) else None
 
 
 def _how_to_resume(folder: Path) -> str | None:
-    """Where a stopped run's last checkpoint is, and how to resume from it; None if it has none yet."""
     last = folder / "checkpoints" / "last.ckpt"
     resume = f"the last checkpoint is {last}; the same command with hydra.run.dir='{folder}' resumes from it"
     return resume if last.is_file() else None
 
 
-def _validation_mse(folder: Path) -> float | None:
-    metrics = folder / "metrics.json"
-    scores = json.loads(metrics.read_text()).get("val") if metrics.is_file() else None
-    return scores.get("mse") if isinstance(scores, dict) else None
-
-
-def _announce_job(folder: Path, sweep: Path) -> None:
-    """Leaves a file in the sweep's folder that says where the job's is: a file each, since any machine may run it."""
-    (sweep / JOBS_FOLDER).mkdir(parents=True, exist_ok=True)
-    (sweep / JOBS_FOLDER / uuid.uuid4().hex).write_text(str(folder))
-
-
 def _settle_in_worker() -> None:
     """In the n-th process that joblib has started to run jobs: uses the n-th GPU alone, and ends with the launcher."""
     number = multiprocessing.current_process().name.partition("LokyProcess-")[2]
-    if not number:
-        return
-    _end_with_parent()
-    visible = os.environ.get("CUDA_VISIBLE_DEVICES")
-    if visible is None:
+    if number:
         import torch
 
-        visible = ",".join(map(str, range(torch.cuda.device_count())))  # counts without initialising CUDA
-    devices = visible.split(",")
-    os.environ["CUDA_VISIBLE_DEVICES"] = devices[(int(number) - 1) % len(devices)]
+        _end_with_parent()
+        every = ",".join(map(str, range(torch.cuda.device_count())))  # counts without initialising CUDA
+        devices = os.environ.get("CUDA_VISIBLE_DEVICES", every).split(",")
+        os.environ["CUDA_VISIBLE_DEVICES"] = devices[(int(number) - 1) % len(devices)]
 
 
 def _run_beside_first(task: Callable[[DictConfig, Path], Any], cfg: DictConfig, folder: Path) -> None:
-    """Runs the task in a process that Lightning has started for `trainer=ddp`. It leaves folder and screen to the first
-    process, ends when that one does, and reports an error only if that one lives on.
-    """
+    """In a process that Lightning has started for `trainer=ddp`: leaves folder and screen to the first, and ends with it."""
     logging.disable(logging.WARNING)
     _end_with_parent()
     try:
         task(cfg, folder)
     except (KeyboardInterrupt, SystemExit):
         pass
-    except InputError as error:
-        time.sleep(PATIENCE_S)
-        raise SystemExit(f"error: {error}") from None
+    except (InputError, OSError) as error:
+        time.sleep(20)  # the first one may report it, and end this one
+        raise SystemExit(f"error: {sentence(error)}") from None
 
 
-@functools.cache
 def _end_with_parent() -> None:
     """Ends this process soon after the one that started it, even if that one was killed, so that its folder is free."""
     parent = os.getppid()

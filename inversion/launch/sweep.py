@@ -1,25 +1,32 @@
 """A sweep: its jobs' names, its folder locked, and at its end the figure, the table and the jobs that failed."""
 
+import hashlib
 import logging
 import os
+import re
 import shutil
 import sys
 import traceback
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import Any
 
+from hydra.core.global_hydra import GlobalHydra
+from hydra.core.override_parser.overrides_parser import OverridesParser
+from hydra.core.override_parser.types import Override
 from hydra.experimental.callback import Callback
 from hydra.utils import get_class
-from omegaconf import DictConfig
+from omegaconf import DictConfig, OmegaConf
 
 from inversion.core.errors import InputError
 from inversion.core.files import SWEPT_LAYERS, is_locked, locked
 from inversion.launch.job import FAILED_FILE, JOBS_FOLDER, sentence
-from inversion.launch.resolvers import SWEPT, parse
 
 log = logging.getLogger(__name__)
+
+SWEPT = "INVERSION_SWEPT_KEYS"
+"""Environment variable, for jobs in processes of their own: the keys that the sweep goes over."""
 
 running = ExitStack()
 """Around Hydra's run of a program: holds the sweep that it turns out to be."""
@@ -35,6 +42,47 @@ class SweepReport(Callback):
             raise SystemExit(f"error: {sentence(error) or error}") from error
 
 
+def register_resolvers() -> None:
+    """Makes the functions known to OmegaConf that the configs use beside `repository`."""
+    for function in (job_name, sweep_unless, jobs_at_once):
+        OmegaConf.register_new_resolver(function.__name__, function, replace=True)
+
+
+def job_name(layer: str, overrides: Sequence[str]) -> str:
+    """A job's folder in its sweep: the layer, then every other swept key with its value, such as `conv5_data.seed-1`. Values
+    are in characters that any file system and Hydra's own grammar take; a hash tells changed ones apart.
+    """
+    values = {override.key_or_group: override.get_value_element_as_str() for override in parse(overrides)}
+    name = layer
+    for key in os.environ.get(SWEPT, "").split():
+        if key != "layer" and (value := values.get(key)) is not None:
+            slug = re.sub(r"[^A-Za-z0-9.-]+", "-", value).strip("-.")[-40:]
+            name += f"_{key}-{slug}"
+            if slug != value:
+                name += f"-{hashlib.sha256(value.encode()).hexdigest()[:6]}"
+    return name
+
+
+def sweep_unless(key: str, overrides: Sequence[str]) -> str:
+    """Hydra's mode for an experiment that is a sweep over `key`: a single run where the command line gives one value."""
+    chosen = [override for override in parse(overrides) if override.key_or_group == key]
+    return "RUN" if chosen and not chosen[-1].is_sweep_override() else "MULTIRUN"
+
+
+def jobs_at_once() -> int:
+    """How many of a sweep's jobs fit on this machine side by side: one a GPU, or two without any."""
+    import torch  # not at the top: --help needs none of it
+
+    return torch.cuda.device_count() or 2
+
+
+def parse(overrides: Sequence[str]) -> list[Override]:
+    """Command-line overrides as Hydra reads them. Raises hydra.errors.OverrideParseException."""
+    hydra = GlobalHydra.instance()
+    loader = hydra.config_loader() if hydra.is_initialized() else None  # which expands globs, as in layer=glob(conv*)
+    return OverridesParser.create(loader).parse_overrides(list(overrides))
+
+
 @contextmanager
 def _sweep(config: DictConfig, folder: Path) -> Iterator[None]:
     """Around a sweep's jobs. If one fails, or the launcher does, the others still get figure and table, the failed are named,
@@ -44,10 +92,8 @@ def _sweep(config: DictConfig, folder: Path) -> Iterator[None]:
     folder.mkdir(parents=True, exist_ok=True)
     resume = f"the same command with hydra.sweep.dir='{folder}' resumes what isn't finished"
     with locked(folder):
-        earlier = _announced(folder)
+        earlier = _started(folder)
         _export_swept(config)
-        if config.note:
-            log.info(f"Note: {config.note}")
         troubles = []
         try:
             yield
@@ -55,22 +101,25 @@ def _sweep(config: DictConfig, folder: Path) -> Iterator[None]:
             print(f"Interrupted: {resume}.", file=sys.stderr)
             raise
         except Exception as error:
-            if _announced(folder) == earlier:
+            if _started(folder).keys() == earlier.keys():
                 raise
-            if sentence(error) is None:
+            if (reason := sentence(error)) is None:
                 traceback.print_exception(error)
-            reason = (sentence(error) or f"{type(error).__name__}: {error}").splitlines()[0].rstrip(".")
-            troubles = [f"the sweep broke off ({reason}); {resume}"]
+                reason = f"{type(error).__name__}: {error}".splitlines()[0]
+            troubles = [f"the sweep broke off ({reason.rstrip('.')}); {resume}"]
         finally:
             for name in (SWEPT, SWEPT_LAYERS):
                 os.environ.pop(name, None)
-        jobs = _folders(_announced(folder) - earlier)
-        if failed := [job for job in jobs if not _is_done(job)]:
-            reasons = "; ".join(f"{os.path.relpath(job, folder)} ({_reason(job)})" for job in failed)
-            troubles.insert(0, f"{len(failed)} of the sweep's jobs failed: {reasons}")
-        if not jobs:
+        started = _started(folder)
+        reasons = {job: _failure(job) for job in sorted(set(started.values()))}
+        own = {job for file, job in started.items() if file not in earlier}
+        if failed := [
+            f"{os.path.relpath(job, folder)} ({reason})" for job, reason in reasons.items() if reason and job in own
+        ]:
+            troubles.insert(0, f"{len(failed)} of the sweep's jobs failed: {'; '.join(failed)}")
+        if not own:
             troubles.append("no job was started: nothing fits the values to sweep over")
-        _report(folder, [job for job in _folders(_announced(folder)) if _is_done(job)])
+        _report(folder, [job for job, reason in reasons.items() if not reason])
         if config.note:
             log.info(f"Note     {config.note}")
     if troubles:
@@ -78,7 +127,6 @@ def _sweep(config: DictConfig, folder: Path) -> Iterator[None]:
 
 
 def _check_launcher(target: str) -> None:
-    """Raises InputError unless this launcher of Hydra's can be used here."""
     try:
         get_class(target)
     except ImportError as error:
@@ -99,6 +147,23 @@ def _export_swept(config: DictConfig) -> None:
     os.environ[SWEPT_LAYERS] = " ".join(layers[-1].sweep_string_iterator() if layers else ())
 
 
+def _started(folder: Path) -> dict[Path, Path]:
+    """What each job that was started, in this launch of the sweep or an earlier one, has left there -> its folder."""
+    return {file: Path(file.read_text()) for file in (folder / JOBS_FOLDER).glob("*")}
+
+
+def _failure(job: Path) -> str | None:
+    """Why the job has not come to its end, or isn't what was asked for; None if it is finished."""
+    from inversion.training.outcome import is_finished  # not at the top: it needs torch, and --help doesn't
+
+    path = job / FAILED_FILE
+    if reason := path.read_text().strip() if path.is_file() else "":
+        return reason.rpartition("\n")[2].rstrip(".")
+    if is_finished(job):
+        return None
+    return "still running" if is_locked(job) else "ended without a result"  # a launcher that loses one leaves the others
+
+
 def _report(folder: Path, jobs: Sequence[Path]) -> None:
     """Writes figure and table of the finished jobs, and prints the table."""
     from inversion.results.report import publish
@@ -107,26 +172,3 @@ def _report(folder: Path, jobs: Sequence[Path]) -> None:
     if jobs:
         publish(folder, [FinishedRun.load(job) for job in jobs])
         log.info(f"Curves   {sys.executable} -m tensorboard.main --logdir {folder} --samples_per_plugin images=200")
-
-
-def _announced(folder: Path) -> set[Path]:
-    """What the jobs that were started have left in the sweep's folder, in this launch of it or an earlier one."""
-    return set((folder / JOBS_FOLDER).glob("*"))
-
-
-def _folders(announced: Iterable[Path]) -> list[Path]:
-    return sorted({Path(file.read_text()) for file in announced})
-
-
-def _is_done(job: Path) -> bool:
-    """Whether the job has come to its end, in this launch of the sweep or an earlier one, and is what was asked for."""
-    from inversion.training.outcome import is_finished  # not at the top: it needs torch, and --help doesn't
-
-    return is_finished(job) and not (job / FAILED_FILE).is_file()
-
-
-def _reason(job: Path) -> str:
-    if is_locked(job):  # as jobs may be whose launcher has lost another
-        return "still running"
-    path = job / FAILED_FILE
-    return (path.read_text() if path.is_file() else "").strip().rpartition("\n")[2].rstrip(".") or "ended without a result"

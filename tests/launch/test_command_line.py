@@ -10,7 +10,7 @@ from conftest import REPOSITORY, run_command, run_train
 from tensorboard.summary.writer import event_file_writer
 from test_image_folder import fill
 
-from inversion.launch import command_line, resolvers
+from inversion.launch import command_line, sweep
 
 
 @pytest.mark.parametrize(
@@ -28,8 +28,8 @@ from inversion.launch import command_line, resolvers
         (["+experiment=nothing"], "choose one of demo, published"),
         (["trainer.max_epoch=3"], "did you mean trainer.max_epochs"),
         (["layr=conv5"], "there is no option layr; did you mean layer?"),
-        (["+foo=1"], "nothing reads foo"),
-        (["++foo.bar=1"], "nothing reads foo.bar"),
+        (["+foo=1"], "there is no option foo"),
+        (["++foo.bar=1"], "there is no option foo.bar"),
         (["-m", "layr=conv5,fc6"], "did you mean layer?"),
         (["-m", "layer=conv5,fc6", "hydra.sweep.dri=x"], "Could not override 'hydra.sweep.dri'"),
         (["+data.root=x"], "already at 'data.root'"),
@@ -86,7 +86,7 @@ def test_mistyped_options(arguments, expected, one_line, tmp_path):
     ],
 )
 def test_what_hydra_and_lightning_understand_is_left_to_them(arguments):
-    resolvers.register()
+    sweep.register_resolvers()
     command_line.check(arguments)
 
 
@@ -98,7 +98,7 @@ def test_an_experiment_of_ones_own(tmp_path, one_line):
 
 
 def test_a_large_sweep_is_checked_at_once():
-    resolvers.register()
+    sweep.register_resolvers()
     before = time.process_time()
     command_line.check(["-m", "layer=conv2,conv5,fc6,fc8", "seed=range(100)"])
     assert time.process_time() - before < 3

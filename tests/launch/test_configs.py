@@ -14,7 +14,7 @@ from omegaconf import DictConfig, ListConfig, OmegaConf, read_write
 from torch import nn
 
 from inversion.encoders.alexnet import TAPS
-from inversion.launch import resolvers
+from inversion.launch import sweep
 from inversion.training.building import build, build_decoder
 
 CONF = REPOSITORY / "conf"
@@ -25,7 +25,7 @@ NEEDED = {"data=folder": ["data.root=photos"]}
 
 @pytest.fixture(autouse=True)
 def registered():
-    resolvers.register()
+    sweep.register_resolvers()
 
 
 def composed(*overrides: str) -> DictConfig:

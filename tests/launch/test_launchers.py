@@ -18,7 +18,7 @@ from test_ddp import start
 
 from inversion.core.errors import InputError
 from inversion.core.files import is_locked
-from inversion.launch import command_line, job, resolvers
+from inversion.launch import command_line, job, sweep
 
 JOBS = ("conv5_seed-0", "conv5_seed-1")
 
@@ -171,7 +171,7 @@ def test_each_of_joblibs_processes_has_a_gpu_of_its_own(monkeypatch, process, vi
         monkeypatch.setenv("CUDA_VISIBLE_DEVICES", visible)
     job._settle_in_worker()
     assert os.environ.get("CUDA_VISIBLE_DEVICES") == expected
-    assert resolvers.jobs_at_once() == (gpus or 2)
+    assert sweep.jobs_at_once() == (gpus or 2)
 
 
 def test_launchers_that_cannot_be_used(monkeypatch, tmp_path, one_line):
