@@ -2,7 +2,6 @@ from types import SimpleNamespace
 
 import pytest
 import torch
-from omegaconf import OmegaConf
 
 from inversion.core.errors import InputError
 from inversion.decoders.standardize import Standardize
@@ -99,10 +98,6 @@ def test_a_dead_unit_does_not_spoil_the_whitening():
     assert torch.allclose(standardize(features)[:, 1], torch.zeros(60), atol=1e-4)
 
 
-def config(option, wanted):
-    return OmegaConf.create({"standardize": option, "decoder": {"standardized": wanted}})
-
-
 @pytest.mark.parametrize(
     ("option", "wanted", "is_trained", "result"),
     [
@@ -118,7 +113,7 @@ def config(option, wanted):
 )
 def test_what_features_pass_through(option, wanted, is_trained, result):
     encoder = SimpleNamespace(feature_shape=(5,), is_trained=is_trained)
-    built = build_standardize(config(option, wanted), encoder)
+    built = build_standardize(option, {"standardized": wanted}, encoder)
     assert isinstance(built, Standardize) is bool(result)
     assert getattr(built, "whiten", False) is (result == "whiten")
 
@@ -128,5 +123,5 @@ def test_what_features_pass_through(option, wanted, is_trained, result):
 )
 def test_no_other_way_to_standardise_is_taken(option, wanted, expected, one_line):
     with pytest.raises(InputError, match=expected) as error:
-        build_standardize(config(option, wanted), SimpleNamespace(feature_shape=(5,), is_trained=True))
+        build_standardize(option, {"standardized": wanted}, SimpleNamespace(feature_shape=(5,), is_trained=True))
     one_line(str(error.value))
