@@ -4,13 +4,19 @@ import errno
 import subprocess
 import sys
 import time
+from types import SimpleNamespace
 
 import pytest
 from conftest import REPOSITORY, run_command, run_train
 from tensorboard.summary.writer import event_file_writer
+from test_configs import composed, pretend_to_run
 from test_image_folder import fill
+from torch import nn
 
+from inversion.core.errors import InputError
+from inversion.encoders.alexnet import TAPS
 from inversion.launch import command_line, sweep
+from inversion.training import building
 
 
 @pytest.mark.parametrize(
@@ -132,39 +138,64 @@ def test_a_full_disk_is_reported_by_the_run_alone(capsys):
 
 
 def test_impossible_values(quick, one_line, tmp_path):
+    """One of each kind; more of them at the parts that refuse them, below."""
     for options, expected in [
-        (["data.batch_size=1"], "data.batch_size=1"),
-        (["data.native_size=abc"], "data.native_size=abc"),
         (["seed=-1"], "seed=-1"),
-        (["data.feature_type=int8"], "data.feature_type=int8"),
-        (["data.resident=1"], "data.resident=1"),
+        (["samples=0"], "samples=0"),
+        (["data.batch_size=1"], "data.batch_size=1"),
         (["data.cache=/dev/null/x"], "data.cache=/dev/null/x"),
-        (["scheduler=step", "scheduler.step_size=0"], "scheduler"),
-        (["+optimizer.foreach=true"], "optimizer"),
-        (["callbacks.last=null"], "callbacks.last"),
-        (["callbacks.best.filename=other"], "callbacks.best"),
         (["data.classes=21"], "data.classes=21"),
         (["data.val_per_class=6"], "has 6 images"),
-        (["trainer.max_epochs=0"], "trainer.max_epochs=0"),
-        (["trainer.accelerator=abacus"], "trainer"),
-        (["trainer.devices=2"], "choose trainer=ddp"),
-        (["trainer.precision=bf16-true"], "bf16-mixed"),
-        (["samples=0"], "samples=0"),
-        (["callbacks.grid.images=0"], "callbacks.grid.images=0"),
         (["encoder.weights=nowhere.pt"], "no such file"),
-        (["encoder.input_stats=mine"], "encoder.input_stats=mine"),
+        (["trainer.max_epochs=0"], "trainer.max_epochs=0"),
         (["decoder.channels=[8,8]"], "decoder.depth"),
-        (["standardize=maybe"], "standardize=maybe"),
-        (["layer=fc8", "decoder.hidden=0"], "decoder.hidden=0"),
-        (["layer=fc8", "decoder.dropout=1.0"], "decoder.dropout=1.0"),
-        (["optimizer.lr=-1"], "optimizer"),
-        (["+optimizer.speed=3"], "optimizer"),
+        (["scheduler=step", "scheduler.step_size=0"], "scheduler"),
+        (["+optimizer.foreach=true"], "optimizer"),
         ([f"data.archive={__file__}", f"data.root={tmp_path / 'data'}"], "be read as a zip"),
     ]:
         outcome = run_train("layer=conv5", *quick, *options, f"hydra.run.dir={tmp_path / 'out'}")
         assert outcome.code != 0, options
         assert expected in one_line(outcome.said), options
         assert not (tmp_path / "out" / "checkpoints").exists()
+
+
+@pytest.mark.parametrize(
+    ("group", "options", "expected"),
+    [
+        ("data", ["data.native_size=abc"], "data.native_size=abc"),
+        ("data", ["data.feature_type=int8"], "data.feature_type=int8"),
+        ("data", ["data.resident=1"], "data.resident=1"),
+        ("trainer", ["callbacks.last=null"], "callbacks.last"),
+        ("trainer", ["callbacks.best.filename=other"], "callbacks.best"),
+        ("trainer", ["callbacks.grid.images=0"], "callbacks.grid.images=0"),
+        ("trainer", ["trainer.accelerator=abacus"], "trainer"),
+        ("trainer", ["trainer.devices=2", "trainer.accelerator=cpu"], "choose trainer=ddp"),
+        ("trainer", ["trainer.precision=bf16-true"], "bf16-mixed"),
+        ("encoder", ["encoder.weights=random", "encoder.input_stats=mine"], "encoder.input_stats=mine"),
+        ("decoder", ["layer=fc8", "decoder.hidden=0"], "decoder.hidden=0"),
+        ("decoder", ["layer=fc8", "decoder.dropout=1.0"], "decoder.dropout=1.0"),
+        ("standardize", ["standardize=maybe"], "standardize=maybe"),
+        ("optimizer", ["optimizer.lr=-1"], "optimizer"),
+        ("optimizer", ["+optimizer.speed=3"], "optimizer"),
+    ],
+)
+def test_values_that_a_part_refuses(group, options, expected, one_line, tmp_path):
+    sweep.register_resolvers()
+    config = composed(*options)
+    encoder = SimpleNamespace(feature_shape=TAPS[config.layer.name].shape, is_trained=True)
+    module = SimpleNamespace(
+        configure_optimizers=lambda: building.build("optimizer", config.optimizer)(nn.Linear(1, 1).parameters())
+    )
+    builders = {
+        "trainer": lambda: building.build_trainer(config, tmp_path, may_share=True),
+        "decoder": lambda: building.build_decoder(config.decoder, encoder, 64),
+        "standardize": lambda: building.build_standardize(config.standardize, config.decoder, encoder),
+        "optimizer": lambda: building.check_optimizer(module),
+    }
+    pretend_to_run(config)
+    with pytest.raises(InputError) as error:
+        builders.get(group, lambda: building.build(group, config[group]))()
+    assert expected in one_line(str(error.value))
 
 
 def test_a_broken_image_among_ones_own(tmp_path, one_line):

@@ -123,7 +123,7 @@ def normalize(rank, shares, gradients, address, results):
     distributed.destroy_process_group()
 
 
-@pytest.mark.parametrize("sizes", [(3, 2), (3, 0)])
+@pytest.mark.parametrize("sizes", [pytest.param((3, 2), marks=pytest.mark.slow), (3, 0)])
 def test_moments_are_those_of_all_shares(sizes, tmp_path):
     torch.manual_seed(0)
     x, gradient = 3 + 2 * torch.randn(sum(sizes), 4, 3, 3), torch.randn(sum(sizes), 4, 3, 3)

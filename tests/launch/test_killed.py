@@ -64,6 +64,7 @@ def check(whole: Whole, folder: Path, seed: int, kills: int) -> int:
     return killed.deaths.total()
 
 
+@pytest.mark.slow  # the sweep below is killed, and compared, too
 def test_a_run_killed_three_times_ends_as_one_that_was_not(whole, tmp_path):
     assert check(whole, tmp_path / "run", seed=0, kills=3) >= 2  # the third may find the run at its end
 

@@ -136,6 +136,7 @@ def test_the_folder_of_another_run_is_left_alone(tmp_path, one_line):
     assert outcomes[0].returncode == 1 and "is in use by another run" in one_line(outcomes[0].stderr)
 
 
+@pytest.mark.slow
 def test_joblibs_workers_end_with_a_launcher_that_is_killed(tmp_path):
     """So that the same command can resume the jobs."""
     code = (
