@@ -37,8 +37,7 @@ def train_encoder(cfg: DictConfig, folder: Path) -> None:
     def module_of(trainer: Trainer) -> Classifier:
         return build("classifier", cfg.classifier, classes=len(datamodule.split.classes))
 
-    parts = ("train", "val", "test")
-    fitted = fit(cfg, folder, datamodule, module_of, program="experiments/train_encoder.py", parts=parts)
+    fitted = fit(cfg, folder, datamodule, module_of, program="experiments/train_encoder.py")
     if fitted is None:
         return
     module: Any = fitted.module

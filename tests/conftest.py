@@ -1,5 +1,7 @@
 """Fixtures: small made images, one finished two-layer sweep for all to look at, and train.py run in this process."""
 
+import copy
+import functools
 import importlib
 import logging
 import os
@@ -103,7 +105,18 @@ def archive(synthetic_root: Path, tmp_path_factory: pytest.TempPathFactory) -> P
 
 
 @pytest.fixture(scope="session")
-def quick(synthetic_root: Path, tmp_path_factory: pytest.TempPathFactory) -> list[str]:
+def drawn_once() -> Iterator[None]:
+    """Random encoders are copies of one: to draw an AlexNet's weights takes longer than much of a small run."""
+    from inversion.encoders import alexnet
+
+    draw = functools.cache(alexnet.random_alexnet)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(alexnet, "random_alexnet", lambda seed: copy.deepcopy(draw(seed)))
+        yield
+
+
+@pytest.fixture(scope="session")
+def quick(synthetic_root: Path, tmp_path_factory: pytest.TempPathFactory, drawn_once: None) -> list[str]:
     """Options that make a run small: 3 classes of 4 train, 2 val and 2 test images, an untrained encoder, 2 epochs."""
     return [
         f"data.root={synthetic_root}",

@@ -41,19 +41,20 @@ class FinishedRun:
         return cls(folder, metrics, samples)
 
 
-def find(folder: Path) -> list[FinishedRun]:
-    """The finished runs of a folder: itself, or those below it, at any depth. Raises InputError if it holds none."""
-    folders = [path.parent for path in sorted(folder.rglob(METRICS_FILE))]
-    runs = [FinishedRun.load(path) for path in folders if path == folder or (path / SAMPLES_FILE).is_file()]
-    if not runs:
-        raise InputError(f"{folder} holds no finished run: give the folder of a run or of a sweep.")
-    return runs
-
-
 def find_all(folders: str | Iterable[str]) -> list[FinishedRun]:
-    """The finished runs of a folder or of several, each once. Raises InputError if one of them holds none."""
-    folders = [folders] if isinstance(folders, str) else folders
-    return list({run.folder.resolve(): run for folder in folders for run in find(expand(folder))}.values())
+    """The finished runs of a folder or of several, each once: the folder itself, or those below it, at any depth.
+
+    Raises:
+        InputError: one of the folders holds none.
+    """
+    found: dict[Path, FinishedRun] = {}
+    for folder in map(expand, [folders] if isinstance(folders, str) else folders):
+        places = [path.parent for path in sorted(folder.rglob(METRICS_FILE))]
+        runs = [FinishedRun.load(place) for place in places if place == folder or (place / SAMPLES_FILE).is_file()]
+        if not runs:
+            raise InputError(f"{folder} holds no finished run: give the folder of a run or of a sweep.")
+        found |= {run.folder.resolve(): run for run in runs}
+    return list(found.values())
 
 
 def in_layer_order(runs: Iterable[FinishedRun]) -> list[FinishedRun]:

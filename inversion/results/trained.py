@@ -30,20 +30,12 @@ from inversion.training.building import build, build_decoder
 
 class TrainedRun(nn.Module):
     """The frozen encoder of a run with its best decoder, in eval mode, on any device. What it is given may lie elsewhere, and
-    what it gives back lies there too.
-
-    Args:
-        encoder: cut after the run's layer.
-        decoder: with the weights of the best checkpoint.
-        standardize: what features pass through before the decoder.
-        metadata: what the checkpoint says of its run, see `checkpoints.metadata`.
+    what it gives back lies there too. `metadata` is what the checkpoint says of its run, see `checkpoints.metadata`.
     """
 
     def __init__(self, encoder: Encoder, decoder: Decoder, standardize: nn.Module, metadata: Mapping[str, Any]) -> None:
         super().__init__()
-        self.encoder = encoder
-        self.decoder = decoder
-        self.standardize = standardize
+        self.encoder, self.decoder, self.standardize = encoder, decoder, standardize
         self.metadata = metadata
         self.requires_grad_(False)
         self.eval()

@@ -32,9 +32,6 @@ log = logging.getLogger(__name__)
 
 M = TypeVar("M", bound=InversionModule)
 
-READ_HERE = ("members", "standardized")
-"""Options of a decoder that its class isn't given."""
-
 
 def build(name: str, config: Mapping[str, Any], **arguments: Any) -> Any:
     """Builds what the config's `_target_` names from its options, lists and dicts as plain ones, and the further arguments.
@@ -131,9 +128,9 @@ def build_decoder(config: DictConfig, encoder: Encoder, native_size: int) -> Dec
     """
     members = check_number("decoder.members", config.get("members", 1))
     resolved: Any = OmegaConf.to_container(config, resolve=True)
-    options = OmegaConf.create({key: value for key, value in resolved.items() if key not in READ_HERE})
+    own = {key: value for key, value in resolved.items() if key not in ("members", "standardized")}
     given = {"feature_shape": encoder.feature_shape, "native_size": native_size, "output_size": pixels.INPUT_SIZE}
-    decoders = [build("decoder", options, **given) for _ in range(members)]
+    decoders = [build("decoder", own, **given) for _ in range(members)]
     return decoders[0] if members == 1 else Ensemble(decoders)
 
 

@@ -55,8 +55,7 @@ class LastCheckpoint(MovableCheckpoint):
 
     def __init__(self, seconds: float = 20, **options: Any) -> None:
         super().__init__(save_on_train_epoch_end=True, **options)
-        self.seconds = seconds
-        self.saved = -math.inf
+        self.seconds, self.saved = seconds, -math.inf
         self.ended: dict[str, Any] = {}
 
     def on_train_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
@@ -98,8 +97,7 @@ class SeededEpochs(Callback):
 
     def __init__(self, seed: int) -> None:
         self.seed = seed
-        self.started = time.perf_counter()
-        self.before = 0.0
+        self.started, self.before = time.perf_counter(), 0.0
 
     @property
     def seconds(self) -> float:
@@ -148,10 +146,9 @@ class FiniteLoss(Callback):
             raise InputError(f"{what} is not finite after {where}: {self._advice(trainer)}.")
 
     def on_validation_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        loss = trainer.callback_metrics.get("val/loss")
+        loss, epoch = trainer.callback_metrics.get("val/loss"), trainer.current_epoch + 1
         if loss is not None and not loss.isfinite() and not trainer.sanity_checking:
-            epoch = f"after epoch {trainer.current_epoch + 1}"
-            raise InputError(f"The validation loss is not finite {epoch}: {self._advice(trainer)}.")
+            raise InputError(f"The validation loss is not finite after epoch {epoch}: {self._advice(trainer)}.")
 
     def _advice(self, trainer: Trainer) -> str:
         saved = [Path(one.dirpath or "") / f"{one.filename}.ckpt" for one in trainer.checkpoint_callbacks[::-1]]  # type: ignore
@@ -167,8 +164,7 @@ class ReconstructionGrid(Callback):
     def __init__(self, images: int = 8, times: int = 10) -> None:
         if images < 1 or times < 1:
             raise InputError(f"callbacks.grid.images={images} and callbacks.grid.times={times} must be at least 1.")
-        self.images = images
-        self.times = times
+        self.images, self.times = images, times
 
     def on_validation_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         epoch, epochs = trainer.current_epoch + 1, trainer.max_epochs or 1

@@ -95,12 +95,8 @@ def _is_finite(value: object) -> bool:
 def check_match(
     path: Path, now: Mapping[str, Any], module: nn.Module | None = None, may_differ: Sequence[str] = ()
 ) -> dict[str, Any]:
-    """Checks that the run to come is the one that wrote a checkpoint, whose content is returned.
-
-    Args:
-        now: `metadata` of the run to come.
-        module: what is to be resumed with the checkpoint's weights and state; None if nothing is.
-        may_differ: options that may differ beside those `WITHOUT_EFFECT`.
+    """Checks that the run to come, whose `metadata` is `now`, is the one that wrote a checkpoint, whose content is returned:
+    by all options but `may_differ` and those `WITHOUT_EFFECT`, and by the weights and state that the module resumes from.
 
     Raises:
         InputError: another option, split or frozen network; weights or a state that don't fit; or what `read` raises.

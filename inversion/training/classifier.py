@@ -23,10 +23,7 @@ class Classifier(LightningModule):
 
     Images reach it at 227 x 227, as they reach the encoder. Each training batch is cropped at one random place to a random
     share of the images, and resized back; mirroring is the data's (`data.flip`). The options are explained in
-    conf/train_encoder.yaml.
-
-    Raises:
-        InputError: an option out of its range.
+    conf/train_encoder.yaml; one out of its range raises InputError.
     """
 
     def __init__(
@@ -44,9 +41,7 @@ class Classifier(LightningModule):
         self.input_stats = input_stats
         self.lr, self.weight_decay, self.label_smoothing = lr, weight_decay, label_smoothing
         self.crop = RandomResizedCrop(pixels.INPUT_SIZE, scale=(smallest_crop, 1))
-        top: dict[str, Any] = {
-            f"top{k}": MulticlassAccuracy(classes, top_k=k, average="micro") for k in (1, 5) if k <= classes
-        }
+        top: Any = {f"top{k}": MulticlassAccuracy(classes, top_k=k, average="micro") for k in (1, 5) if k <= classes}
         accuracies = MetricCollection(top, compute_groups=False)
         self.accuracies = nn.ModuleDict({f"of_{stage}": accuracies.clone(f"{stage}/") for stage in ("train", "val", "test")})
 

@@ -20,7 +20,8 @@ MEAN_IMAGE = "mean_image"
 def evaluate(
     decoder: nn.Module, layer: str, network: Encoder, datamodule: ImageDataModule, part: str, device: torch.device
 ) -> dict[str, Any]:
-    """Scores the decoder and the mean image on a part, in float32 whatever the training's precision was.
+    """Scores the decoder and the mean image on a part, in float32 whatever the training's precision was: gives `FinalMetrics`'
+    and `FeatureMetrics`' numbers by name, and the mean image's under `mean_image`.
 
     Args:
         decoder: features of the layer (B, *feature_shape) -> images (B, 3, 227, 227) in [-1, 1]. It is put into eval mode.
@@ -28,10 +29,6 @@ def evaluate(
         network: the encoder as deep as its weights go; without a head there is no `top1_agreement`.
         datamodule: its training images make the mean image.
         part: `val` or `test`.
-        device: where to compute.
-
-    Returns:
-        `FinalMetrics`' and `FeatureMetrics`' numbers by name, and the mean image's under `mean_image`.
     """
     mean_image = pixels.resize(datamodule.mean_image()[None], pixels.INPUT_SIZE).to(device)
     decoders: dict[str, Callable[[Tensor], Tensor]] = {

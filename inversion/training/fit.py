@@ -48,23 +48,21 @@ def fit(
     build_module: Callable[[Trainer], LightningModule],
     *,
     program: str,
-    parts: Sequence[str],
+    test: bool = True,
     before: Callable[[Trainer, LightningModule], None] | None = None,
     may_share: bool = False,
     may_grow: Sequence[str] = (),
 ) -> Fitted | None:
-    """Trains what `build_module` gives, or resumes it from the folder's last checkpoint, and loads its best weights.
+    """Trains what `build_module` gives, or resumes it from the folder's last checkpoint, and loads its best weights. Returns
+    None if the folder holds this run, finished.
 
     Args:
         build_module: called once the data are on disk.
         program: that started it, for `provenance.json`.
-        parts: of the images that will be used; a broken one is better found now than after the training.
+        test: whether the test images will be used; broken ones are better found now than after the training.
         before: called just before the fit.
         may_share: whether several devices may share the work.
         may_grow: options that may differ when the run is resumed.
-
-    Returns:
-        None if the folder holds this run, finished.
 
     Raises:
         InputError: options that can't be used, data that can't be read, a folder with another run, a full disk.
@@ -80,18 +78,19 @@ def fit(
         return None
     resumed = checkpoints.check_match(last, metadata, module, may_grow) if last.is_file() else None
     datamodule.setup("fit")
-    if "test" in parts:
+    if test:
         datamodule.images("test")
     check_disk_space(folder, module)
     split, device = datamodule.split, trainer.strategy.root_device
     log.info(f"{len(split.train)} train, {len(split.val)} val, {len(split.test)} test images of {len(split.classes)} classes")
     if trainer.is_global_zero:
         split.save(folder / "split.json")
-        path = folder / "provenance.json"
-        write_provenance(path, provenance(device), program, metadata, datamodule, parts, resumed=resumed is not None)
+        parts = ("train", "val", "test") if test else ("train", "val")
+        write_provenance(folder, provenance(device), program, metadata, datamodule, parts, resumed=resumed is not None)
     if resumed:
         log.info(f"Resuming from {last}")
-    if not trainer.fast_dev_run:  # type: ignore[attr-defined]
+    is_trial = bool(trainer.fast_dev_run)  # type: ignore[attr-defined]
+    if not is_trial:
         trainer.loggers = build_loggers(cfg, folder, resumed["global_step"] if resumed else 0)
     callbacks: list[Callback] = trainer.callbacks  # type: ignore[attr-defined]
     if not trainer.loggers:
@@ -104,7 +103,7 @@ def fit(
         for path in sorted(folder.glob("fit-profile*.txt")):  # to which Lightning writes the report
             log.info(f"{path.read_text()}\nProfile  {path}")
     best_epoch = None
-    if trainer.is_global_zero and best.is_file() and not trainer.fast_dev_run:  # type: ignore[attr-defined]
+    if trainer.is_global_zero and best.is_file() and not is_trial:
         content = checkpoints.read(best)
         module.load_state_dict(content["state_dict"])
         best_epoch = content["epoch"] + 1
@@ -133,7 +132,7 @@ def start(seed: int) -> None:
 
 def check_disk_space(folder: Path, trained: nn.Module) -> None:
     """Raises InputError unless there is room for the best checkpoint and twice the last one, which has Adam's two moments."""
-    weights = sum(parameter.numel() * parameter.element_size() for parameter in trained.parameters())
+    weights = sum(parameter.nbytes for parameter in trained.parameters())
     needed, free = 7 * weights + (20 << 20), free_bytes(folder)
     if free < needed:
         raise InputError(

@@ -27,10 +27,8 @@ def quick_metrics(prefix: str) -> MetricCollection:
 
 
 def mean_squared_errors(prediction: Tensor, target: Tensor) -> Tensor:
-    """Each image's mean squared error on the [0, 1] scale at the input's size, (B,).
-
-    Args:
-        prediction, target: (B, 3, s, s), which is clamped to [-1, 1], and (B, 3, t, t); either may be as yet unresized.
+    """Each image's mean squared error on the [0, 1] scale at the input's size, (B,): of a prediction (B, 3, s, s), which is
+    clamped to [-1, 1], and a target (B, 3, t, t), either as yet unresized or not.
     """
     distance = pixels.squared_distance(prediction.float().clamp(-1, 1), target)
     return distance / (4 * target.shape[1] * pixels.INPUT_SIZE**2)
@@ -44,8 +42,7 @@ class FinalMetrics(nn.Module):
 
     def __init__(self, native_size: int, mean_distance: float) -> None:
         super().__init__()
-        self.native_size = native_size
-        self.mean_distance = mean_distance
+        self.native_size, self.mean_distance = native_size, mean_distance
         self.quick = quick_metrics("")
         self.ssim = StructuralSimilarityIndexMeasure(data_range=1.0)
         self.distance = MeanMetric()
@@ -80,9 +77,7 @@ class FeatureMetrics(nn.Module):
 
     def __init__(self) -> None:
         super().__init__()
-        self.error = SumMetric()
-        self.square = SumMetric()
-        self.agreement = MeanMetric()
+        self.error, self.square, self.agreement = SumMetric(), SumMetric(), MeanMetric()
         self.origin: Tensor | None = None
         self.sum: Tensor = torch.zeros(())
         self.count = 0

@@ -24,8 +24,6 @@ class InversionModule(LightningModule):
     """Trains `decoder(standardize(encoder(x)))` towards x; only the decoder learns.
 
     Args:
-        encoder: frozen.
-        decoder: built for the encoder's feature shape.
         loss: (prediction, target) -> scalar, see `inversion.decoders.losses`.
         optimizer: takes the decoder's parameters.
         scheduler: takes the optimiser; stepped once an epoch.

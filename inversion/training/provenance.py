@@ -50,7 +50,7 @@ def command_line(program: str) -> str:
 
 
 def write_provenance(
-    path: Path,
+    folder: Path,
     now: Mapping[str, Any],
     program: str,
     metadata: Mapping[str, Any],
@@ -58,9 +58,10 @@ def write_provenance(
     parts: Sequence[str],
     resumed: bool,
 ) -> None:
-    """Writes what it takes to repeat a run: command, resolved config, hashes of encoder, split and decoded images, and `now`,
-    its `provenance`. A resumed run keeps the file; what differs now is logged.
+    """Writes what it takes to repeat a run to its `provenance.json`: command, resolved config, hashes of encoder, split and
+    decoded images, and `now`, which is `provenance`. A resumed run keeps the file; what differs now is logged.
     """
+    path = folder / "provenance.json"
     if resumed and path.is_file():
         before = json.loads(path.read_text())
         for key, value in now.items():

@@ -83,17 +83,14 @@ def fit_decoder(cfg: DictConfig, folder: Path, kind: type[InversionModule] = Inv
         return module
 
     def encode_once(trainer: Trainer, module: LightningModule) -> None:
-        """In a sweep over layers, caches the features of all of them in one pass of the deepest one's encoder; for several
-        processes before the others are started.
-        """
+        """Caches the features of all layers of a sweep in one pass; of several processes, before the others are started."""
         own, device = cfg.layer.name, trainer.strategy.root_device
         others = [layer for layer in os.environ.get(SWEPT_LAYERS, "").split() if layer in TAPS and layer != own]
         if (others or trainer.world_size > 1) and datamodule.lacks_features(encoder):
             deepest = build("encoder", cfg.encoder, layer=max([own, *others], key=list(TAPS).index))
             datamodule.use_features(deepest.to(device), [own, *others], device)
 
-    parts = ("train", "val", "test") if cfg.test else ("train", "val")
-    options: dict[str, Any] = {"parts": parts, "before": encode_once, "may_share": True, "may_grow": MAY_GROW}
+    options: dict[str, Any] = {"test": cfg.test, "before": encode_once, "may_share": True, "may_grow": MAY_GROW}
     fitted = fit(cfg, folder, datamodule, module_of, program="train.py", **options)
     if fitted and fitted.best_epoch is None and fitted.trainer.is_global_zero and not fitted.trainer.fast_dev_run:  # type: ignore
         log.info("No epoch was validated: the last weights stand for the best.")

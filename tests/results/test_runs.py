@@ -4,12 +4,10 @@ import csv
 import json
 import math
 import shutil
-import subprocess
-import sys
 from dataclasses import replace
 
 import pytest
-from conftest import REPOSITORY, Outcome, run_train
+from conftest import Outcome, run_experiment, run_train
 from PIL import Image
 
 from inversion.core.errors import InputError
@@ -76,22 +74,17 @@ def test_a_damaged_run_is_named(sweep, tmp_path, name, content):
         load(tmp_path / "run")
 
 
-def report(*arguments):
-    command = [sys.executable, str(REPOSITORY / "experiments" / "report.py"), *arguments]
-    done = subprocess.run(command, capture_output=True, text=True)
-    return Outcome(done.returncode, done.stdout + done.stderr)
-
-
-def test_the_report_puts_runs_of_several_sweeps_side_by_side(sweep, other_sweep, tmp_path):
-    outcome = report(f"runs=[{sweep},{other_sweep / 'fc8'},{sweep / 'fc8'}]", f"hydra.run.dir={tmp_path}")
-    assert outcome.code == 0, outcome.said
+def test_the_report_puts_runs_of_several_sweeps_side_by_side(sweep, other_sweep, tmp_path, capsys):
+    outcome = run_experiment("report", f"runs=[{sweep},{other_sweep / 'fc8'},{sweep / 'fc8'}]", f"hydra.run.dir={tmp_path}")
+    assert outcome == Outcome(0, "")
     assert [row["run"] for row in csv.DictReader((tmp_path / "metrics.csv").open())] == ["conv5", "again/fc8", "out/fc8"]
-    assert "again/fc8" in outcome.said and str(tmp_path / "samples.png") in outcome.said
+    said = capsys.readouterr().out
+    assert "again/fc8" in said and str(tmp_path / "samples.png") in said
 
 
 @pytest.mark.parametrize(("arguments", "expected"), [([], "runs must be given"), (["runs=nowhere"], "holds no finished run")])
 def test_a_report_on_nothing(arguments, expected, tmp_path, one_line):
-    outcome = report(*arguments, f"hydra.run.dir={tmp_path}")
+    outcome = run_experiment("report", *arguments, f"hydra.run.dir={tmp_path}")
     assert outcome.code == 1 and expected in one_line(outcome.said)
 
 

@@ -15,39 +15,33 @@ EMA = ["+callbacks.ema._target_=lightning.pytorch.callbacks.EMAWeightAveraging",
 
 @pytest.fixture
 def run(quick, tmp_path):
-    """Runs conv5 for two epochs in its own folder, which is returned with the outcome."""
+    """Runs a small conv5 for one epoch in its own folder, which is returned with the outcome."""
 
     def start(*options: str, folder: str = "run"):
-        small = ["layer=conv5", "decoder.members=1", "test=false", f"hydra.run.dir={tmp_path / folder}"]
-        return run_train(*quick, *small, *options), tmp_path / folder
+        small = ["layer=conv5", "decoder.members=1", "decoder.channels=[16,8,8,8]", "test=false", "trainer.max_epochs=1"]
+        return run_train(*quick, *small, *options, f"hydra.run.dir={tmp_path / folder}"), tmp_path / folder
 
     return start
 
 
 def test_an_average_of_the_weights_is_validated_saved_scored_and_resumed(run):
-    outcome, folder = run(*EMA)
+    """It lags far behind the weights themselves, which would score otherwise."""
+    options = [*EMA, "scheduler=step", "trainer.precision=32-true", "optimizer.lr=0.01"]
+    outcome, folder = run(*options, "trainer.max_epochs=2")
     assert outcome == Outcome(0, "")
     best, last = (torch.load(checkpoints.path_of(folder, name), weights_only=True) for name in ("best", "last"))
-    key = "decoder.leave.1.weight"
-    assert not torch.equal(best["state_dict"][key], last["current_model_state"][key]) or best["epoch"] == 1
+    assert not torch.equal(best["state_dict"]["decoder.leave.1.weight"], last["current_model_state"]["decoder.leave.1.weight"])
     assert {name.split(".")[0] for name in last["state_dict"]} == {"decoder", "standardize"}
     metrics = json.loads((folder / "metrics.json").read_text())
     assert metrics["best_epoch"] == best["epoch"] + 1
-    more, _ = run(*EMA, "scheduler=step", "trainer.max_epochs=1", folder="resumed")
-    longer, resumed = run(*EMA, "scheduler=step", "trainer.max_epochs=2", folder="whole")
-    assert (more, longer) == (Outcome(0, ""), Outcome(0, ""))
-    (folder.parent / "resumed" / "metrics.json").unlink()
-    again, resumed = run(*EMA, "scheduler=step", "trainer.max_epochs=2", folder="resumed")
-    assert again == Outcome(0, "") and json.loads((resumed / "metrics.json").read_text())["epochs"] == 2
-
-
-def test_what_validation_judged_is_what_best_holds(run):
-    """With an average that lags far behind, the weights themselves score otherwise."""
-    outcome, folder = run(*EMA, "trainer.precision=32-true", "optimizer.lr=0.01")
+    assert metrics["val"]["mse"] == pytest.approx(events(folder, "val/mse")[best["epoch"]], rel=1e-4)
+    outcome, resumed = run(*options, folder="resumed")
     assert outcome == Outcome(0, "")
-    metrics = json.loads((folder / "metrics.json").read_text())
-    rows = events(folder, "val/mse")
-    assert metrics["val"]["mse"] == pytest.approx(rows[metrics["best_epoch"] - 1], rel=1e-4)
+    (resumed / "metrics.json").unlink()
+    assert run(*options, "trainer.max_epochs=2", folder="resumed")[0] == Outcome(0, "")
+    again = torch.load(checkpoints.path_of(resumed, "last"), weights_only=True)
+    for state in ("state_dict", "current_model_state"):
+        assert all(torch.equal(again[state][key], value) for key, value in last[state].items())
 
 
 def events(folder, tag):
@@ -61,20 +55,15 @@ def events(folder, tag):
 @pytest.mark.parametrize(
     "options",
     [
-        ["+trainer.gradient_clip_val=0.5", "trainer.precision=bf16-mixed"],
-        ["+trainer.accumulate_grad_batches=2"],
-        ["+trainer.limit_train_batches=0.5", "+trainer.limit_val_batches=0.5"],
-        ["+trainer.max_steps=1"],
+        ["+trainer.gradient_clip_val=0.5", "trainer.precision=bf16-mixed", "+trainer.accumulate_grad_batches=2"],
+        ["+trainer.limit_train_batches=0.5", "+trainer.limit_val_batches=0.5", "+trainer.max_time=00:00:05:00"],
+        ["+trainer.max_steps=1", "trainer.devices=auto"],
         ["+trainer.overfit_batches=1"],
-        ["+trainer.max_time=00:00:05:00"],
-        ["trainer.devices=[0]", "trainer.accelerator=cpu"],
         ["+trainer.limit_val_batches=0"],
     ],
     ids=lambda options: options[0],
 )
 def test_the_trainers_options_work(run, options):
-    if options[0].startswith("trainer.devices"):
-        options = ["trainer.devices=auto"]
     outcome, folder = run(*options)
     assert outcome == Outcome(0, "")
     assert json.loads((folder / "metrics.json").read_text())["val"]["mse"] > 0
@@ -87,7 +76,7 @@ def test_a_quick_look_saves_and_scores_nothing(run, capsys):
 
 
 def test_profile_and_model_summary_are_shown_and_the_profile_lies_in_the_runs_folder(run, capsys):
-    outcome, folder = run("+trainer.profiler=simple", "trainer.enable_model_summary=true", "trainer.max_epochs=1")
+    outcome, folder = run("+trainer.profiler=simple", "trainer.enable_model_summary=true")
     said = capsys.readouterr().out
     assert outcome == Outcome(0, "") and "run_training_batch" in said and "CompactDecoder" in said
     assert len(list(folder.glob("fit-profile*"))) == 1
@@ -101,28 +90,27 @@ def test_callbacks_that_change_options_are_refused(run, one_line, name):
 
 
 def test_several_loggers_go_together(run):
-    outcome, folder = run("logger=[tensorboard,csv]")
+    outcome, folder = run("logger=[tensorboard,csv]", "trainer.max_epochs=2")
     assert outcome == Outcome(0, "")
     rows = [row for row in csv.DictReader((folder / "csv" / "metrics.csv").open()) if row["val/mse"]]
     assert len(rows) == 2 and list(folder.glob("events*"))
     assert [float(row["val/mse"]) for row in rows] == pytest.approx(events(folder, "val/mse"))
 
 
-@pytest.mark.parametrize("option", ["logger=csv", "logger=null", "~callbacks.grid"])
-def test_other_loggers_or_none(run, option):
-    outcome, folder = run(option, "trainer.max_epochs=1")
-    assert outcome == Outcome(0, "")
-    assert bool(list(folder.glob("events*"))) == (option == "~callbacks.grid")
+@pytest.mark.parametrize("option", ["logger=csv", "logger=null"])
+def test_another_logger_or_none(run, option):
+    outcome, folder = run(option)
+    assert outcome == Outcome(0, "") and not list(folder.glob("events*"))
 
 
 def test_wandb_offline(run):
     pytest.importorskip("wandb")
-    outcome, folder = run("logger=wandb", "logger.wandb.offline=true", "trainer.max_epochs=1")
+    outcome, folder = run("logger=wandb", "logger.wandb.offline=true")
     assert outcome == Outcome(0, "") and list(folder.glob("wandb/offline-run*"))
 
 
 def test_scores_are_in_float32_whatever_the_training_was_in(run):
-    outcome, folder = run("trainer.precision=bf16-mixed", "trainer.max_epochs=1")
+    outcome, folder = run("trainer.precision=bf16-mixed")
     assert outcome == Outcome(0, "")
     metrics, trained = json.loads((folder / "metrics.json").read_text()), load(folder)
     samples = torch.load(folder / "samples.pt", weights_only=True)
@@ -137,7 +125,7 @@ def test_a_moved_comparator_is_the_same_loss(run, tmp_path):
 
     for name, seed in (("a.pt", 0), ("b.pt", 0), ("c.pt", 1)):
         torch.save(random_alexnet(seed).state_dict(), tmp_path / name)
-    options = ["loss=perceptual", "trainer.max_epochs=1", "scheduler=step"]
+    options = ["loss=perceptual", "scheduler=step"]
     assert run(*options, f"loss.comparator.weights={tmp_path / 'a.pt'}")[0] == Outcome(0, "")
     assert run(*options, f"loss.comparator.weights={tmp_path / 'b.pt'}")[0] == Outcome(0, "")
     outcome, _ = run(*options, f"loss.comparator.weights={tmp_path / 'c.pt'}")

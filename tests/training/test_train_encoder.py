@@ -8,7 +8,7 @@ import sys
 
 import pytest
 import torch
-from conftest import REPOSITORY, run_experiment, run_train
+from conftest import REPOSITORY, Outcome, run_experiment, run_train
 
 from inversion.core.errors import InputError
 from inversion.data.tiny_imagenet import read_split
@@ -17,8 +17,7 @@ from inversion.training.classifier import Classifier
 
 
 def train_encoder(*arguments):
-    command = [sys.executable, str(REPOSITORY / "experiments" / "train_encoder.py"), *arguments]
-    return subprocess.run(command, capture_output=True, text=True)
+    return run_experiment("train_encoder", *arguments)
 
 
 @pytest.fixture(scope="module")
@@ -37,9 +36,7 @@ def options(synthetic_root, tmp_path_factory):
 @pytest.fixture(scope="module")
 def trained(options, tmp_path_factory):
     folder = tmp_path_factory.mktemp("encoder") / "out"
-    done = train_encoder(*options, "trainer.max_epochs=2", f"hydra.run.dir={folder}")
-    assert done.returncode == 0, done.stderr
-    assert f"encoder.weights={folder / 'alexnet.pt'}" in done.stdout
+    assert train_encoder(*options, "trainer.max_epochs=2", f"hydra.run.dir={folder}") == Outcome(0, "")
     return folder
 
 
@@ -59,20 +56,22 @@ def test_its_weights_are_an_encoder(trained, quick, tmp_path):
     assert run_train("layer=fc8", *options).code == 0
 
 
-def test_it_goes_on_where_it_was_cut(trained, options, tmp_path):
+def test_it_goes_on_where_it_was_cut(trained, options, tmp_path, capsys):
     """A checkpoint of its last epoch, but no result yet."""
     folder = tmp_path / "out"
     (folder / "checkpoints").mkdir(parents=True)
     (folder / "checkpoints" / "last.ckpt").write_bytes((trained / "checkpoints" / "last.ckpt").read_bytes())
-    done = train_encoder(*options, "trainer.max_epochs=2", f"hydra.run.dir={folder}")
-    assert done.returncode == 0 and "Resuming from" in done.stdout
+    assert train_encoder(*options, "trainer.max_epochs=2", f"hydra.run.dir={folder}") == Outcome(0, "")
+    said = capsys.readouterr().out
+    assert "Resuming from" in said and f"encoder.weights={folder / 'alexnet.pt'}" in said
     whole, again = (torch.load(path / "alexnet.pt", weights_only=True) for path in (trained, folder))
     assert all(torch.equal(whole[key], again[key]) for key in whole)  # it was at its end
-    again = train_encoder(*options, "trainer.max_epochs=2", f"hydra.run.dir={folder}")
-    assert "holds this run, finished" in again.stdout
+    assert train_encoder(*options, "trainer.max_epochs=2", f"hydra.run.dir={folder}") == Outcome(0, "")
+    assert "holds this run, finished" in capsys.readouterr().out
 
 
-def test_killed_in_its_second_epoch_it_ends_as_if_it_was_not(trained, options, tmp_path):
+@pytest.mark.slow  # tests/launch/test_killed.py does the same to train.py
+def test_killed_in_its_second_epoch_it_ends_as_if_it_was_not(trained, options, tmp_path, capsys):
     """Its dropout and crops are drawn again as they were."""
     program = REPOSITORY / "experiments" / "train_encoder.py"
     script = f"""
@@ -90,8 +89,7 @@ runpy.run_path({str(program)!r}, run_name="__main__")
     arguments = [*options, "trainer.max_epochs=2", f"hydra.run.dir={tmp_path / 'out'}"]
     killed = subprocess.run([sys.executable, "-c", script, *arguments], cwd=REPOSITORY, capture_output=True, text=True)
     assert killed.returncode == -signal.SIGKILL, killed.stderr
-    done = train_encoder(*arguments)
-    assert done.returncode == 0 and "Resuming from" in done.stdout
+    assert train_encoder(*arguments) == Outcome(0, "") and "Resuming from" in capsys.readouterr().out
     whole, again = (torch.load(path / "alexnet.pt", weights_only=True) for path in (trained, tmp_path / "out"))
     assert all(torch.equal(whole[key], again[key]) for key in whole)
 
@@ -104,7 +102,7 @@ def test_another_training_is_not_continued(trained, options, tmp_path, one_line,
     (folder / "checkpoints").mkdir(parents=True)
     (folder / "checkpoints" / "last.ckpt").write_bytes((trained / "checkpoints" / "last.ckpt").read_bytes())
     done = train_encoder(*options, "trainer.max_epochs=2", option, f"hydra.run.dir={folder}")
-    assert done.returncode == 1 and expected in one_line(done.stderr)
+    assert done.code == 1 and expected in one_line(done.said)
 
 
 def test_a_full_output_folder_is_told_before_the_training(options, tmp_path, one_line, monkeypatch):
