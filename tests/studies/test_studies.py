@@ -1,9 +1,7 @@
 """The studies: numbers with known answers, then all of them on a small sweep."""
 
-import copy
 import csv
 import math
-from functools import cache
 
 import pytest
 import torch
@@ -14,7 +12,6 @@ from torch import nn
 
 from inversion.core import pixels
 from inversion.core.errors import InputError
-from inversion.encoders import alexnet
 from inversion.encoders.alexnet import Encoder
 from inversion.results.trained import TrainedRun
 from inversion.studies import (
@@ -28,15 +25,6 @@ from inversion.studies import (
     position_colour,
 )
 from inversion.studies.subject import Subject, check_range, image_scores
-
-
-@pytest.fixture(scope="module", autouse=True)
-def random_weights_drawn_once():
-    """To initialise an untrained AlexNet takes half a second, and it is built twenty times here: copies of the first do."""
-    drawn = cache(alexnet.random_alexnet)
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(alexnet, "random_alexnet", lambda seed: copy.deepcopy(drawn(seed)))
-        yield
 
 
 @pytest.fixture(scope="module")
