@@ -97,11 +97,8 @@ def run_job(task: Callable[[DictConfig, Path], Any], cfg: DictConfig) -> float |
                 raise
             resume = _how_to_resume(folder) if isinstance(error, OSError) else None
             raise SystemExit(f"error: {failure.rstrip('.')}; {resume}." if resume else f"error: {failure}") from None
-        if failure:
-            log.error(f"error: {failure}")
-        else:
-            log.exception(f"{folder.name} failed")
-            failure = f"{type(error).__name__}: {error}"
+        is_bug, failure = failure is None, failure or f"{type(error).__name__}: {error}"
+        log.error(f"error: {failure}", exc_info=is_bug)
         if not is_locked(folder):  # by another run
             (folder / FAILED_FILE).write_text(f"{failure}\n")
     gc.collect()  # with the exception gone, a failed job's model can go
