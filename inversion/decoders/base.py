@@ -12,22 +12,15 @@ from inversion.core.errors import InputError
 class Decoder(nn.Module, ABC):
     """A network that predicts images at its own working size; called, it clamps them and resizes them as the originals were.
 
-    A decoder of your own takes these three arguments and its options, and defines `predict`.
-
-    Args:
-        feature_shape: one image's features, (C, H, W) or (D,).
-        native_size: side of the images as the data holds them, in pixels.
-        output_size: side of the reconstruction, in pixels.
-
-    Raises:
-        InputError: options that don't fit together.
+    A decoder of your own takes these three arguments and its options, and defines `predict`: one image's features, (C, H, W)
+    or (D,), and the sides in pixels of the images as the data holds them and of the reconstruction. Options that don't fit
+    together raise InputError.
     """
 
     def __init__(self, feature_shape: Sequence[int], native_size: int, output_size: int) -> None:
         super().__init__()
         self.feature_shape = tuple(feature_shape)
-        self.native_size = native_size
-        self.output_size = output_size
+        self.native_size, self.output_size = native_size, output_size
 
     @abstractmethod
     def predict(self, features: Tensor) -> Tensor:

@@ -14,9 +14,8 @@ from inversion.decoders.batch_norm import BatchNorm
 
 class CompactDecoder(Decoder):
     """Resize-convolutions (Odena et al. 2016, doi 10.23915/distill.00003) from the features' own grid to the data's own
-    resolution: no weight or time goes into interpolated pixels, little into large maps, and no checkerboards appear.
-
-    Feature maps are brought to `channels[0]` by a 1x1 convolution; vectors pass through hidden layers (batch normalisation,
+    resolution: no weight or time goes into interpolated pixels, little into large maps, and no checkerboards appear. Feature
+    maps are brought to `channels[0]` by a 1x1 convolution; vectors pass through hidden layers (batch normalisation,
     LeakyReLU, dropout) and a linear one to a 4x4 map. Each size then has `depth` residual convolutions (batch normalisation,
     LeakyReLU); between sizes a 1x1 convolution changes the channels and a bilinear resize the side. The last convolution, at
     `native_size`, is linear.

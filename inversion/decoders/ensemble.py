@@ -11,10 +11,7 @@ from inversion.decoders.base import Decoder
 class Ensemble(Decoder):
     """Predicts the mean of its members' images. They are trained side by side, each on its own loss, and differ where the
     training images leave a choice: the squared error of the mean is at most the mean of theirs (Hansen and Salamon 1990, doi
-    10.1109/34.58871).
-
-    Args:
-        members: built alike, with initial weights of their own.
+    10.1109/34.58871). They are built alike, with initial weights of their own.
     """
 
     def __init__(self, members: Sequence[Decoder]) -> None:

@@ -18,10 +18,8 @@ from inversion.encoders.alexnet import Encoder
 
 class ReconstructionLoss(nn.Module, ABC):
     """A distance between image and reconstruction, plus `tv` times the reconstruction's total variation: the mean absolute
-    difference between neighbouring pixels, at 227 x 227 (Rudin et al. 1992, here anisotropic).
-
-    Raises:
-        InputError: a negative weight.
+    difference between neighbouring pixels, at 227 x 227 (Rudin et al. 1992, here anisotropic). Raises InputError for a weight
+    that is negative or not finite.
     """
 
     resizes = True
@@ -36,7 +34,6 @@ class ReconstructionLoss(nn.Module, ABC):
         """(B, 3, s, s) and (B, 3, n, n) -> scalar."""
 
     def forward(self, prediction: Tensor, target: Tensor) -> Tensor:
-        """The same shapes."""
         loss = self.distance(prediction, target)
         if self.tv:
             resized = pixels.resize(prediction, pixels.INPUT_SIZE)
@@ -60,10 +57,9 @@ class L1Loss(ReconstructionLoss):
 
 class PerceptualLoss(MSELoss):
     """feature_weight * sum ||C(x') - C(x)||^2 / sum ||C(x)||^2 + pixel_weight * mean squared error, with C the features of the
-    frozen comparator, x the image and x' its reconstruction.
-
-    Equation 1 of Dosovitskiy & Brox 2016, "Generating Images with Perceptual Similarity Metrics based on Deep Networks" (arXiv
-    1602.02644), without its adversarial part. The division isn't in the paper; with it one weight fits every comparator.
+    frozen comparator, x the image and x' its reconstruction: equation 1 of Dosovitskiy & Brox 2016, "Generating Images with
+    Perceptual Similarity Metrics based on Deep Networks" (arXiv 1602.02644), without its adversarial part. The division isn't
+    in the paper; with it one weight fits every comparator.
     """
 
     def __init__(self, comparator: Encoder, feature_weight: float, pixel_weight: float, tv: float = 0.0) -> None:

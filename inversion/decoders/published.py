@@ -9,11 +9,10 @@ from inversion.decoders.base import Decoder, check_number, check_numbers
 
 
 class PublishedDecoder(Decoder):
-    """The published decoders: 5x5 stride-2 up-convolutions, LeakyReLU, the result resized to the input's size.
-
-    Feature maps first pass through 3x3 convolutions, vectors through fully connected layers and a reshape to maps of 4x4. The
-    published code's activation on the last layer is left out, since targets lie in [-1, 1]. The working size follows from the
-    features (13 -> 416, 6 -> 192, 4 -> 128), not from `native_size`.
+    """The published decoders: 5x5 stride-2 up-convolutions, LeakyReLU, the result resized to the input's size. Feature maps
+    first pass through 3x3 convolutions, vectors through fully connected layers and a reshape to maps of 4x4. The published
+    code's activation on the last layer is left out, since targets lie in [-1, 1]. The working size follows from the features
+    (13 -> 416, 6 -> 192, 4 -> 128), not from `native_size`.
 
     Args:
         up_channels: output channels of the up-convolutions; the last must be 3.

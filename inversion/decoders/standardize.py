@@ -10,10 +10,9 @@ FLOOR = 0.01
 
 
 class Standardize(nn.Module):
-    """Subtracts the training set's mean and divides by its standard deviation, per channel of maps or per unit of vectors.
-
-    Where features vary little around their mean, as an untrained network's fc8 does, a decoder of the raw ones shows the mean
-    image because of scale, not because information was lost. The statistics are buffers, and so part of checkpoints.
+    """Subtracts the training set's mean and divides by its standard deviation, per channel of maps or per unit of vectors:
+    where features vary little around their mean, as an untrained network's fc8 does, a decoder of the raw ones shows the mean
+    image because of scale, not because information was lost. The statistics are part of checkpoints.
 
     With `whiten`, units are then decorrelated, each staying as close to itself as possible (ZCA, Bell and Sejnowski 1997).
     fc8's units mostly share one signal; images differ in small deviations from it, which a decoder learns late unless they are
@@ -37,11 +36,9 @@ class Standardize(nn.Module):
 
     @torch.no_grad()
     def fit(self, batches: Iterable[Tensor]) -> None:
-        """Takes the statistics of these features, (B, *feature_shape) each, in one pass, merging batch by batch in float64
-        (Chan et al. 1979).
-
-        A constant unit keeps its scale. A nearly constant one would explode on an image that does move it, so no unit is
-        divided by less than 1 % of the median deviation of those that vary.
+        """Takes the statistics of these features, (B, *feature_shape) each, at least one, in one pass that merges batches in
+        float64 (Chan et al. 1979). A constant unit keeps its scale; so that a nearly constant one doesn't explode on an image
+        that does move it, none is divided by less than 1 % of the median deviation of those that vary.
         """
         count, mean, products = 0, torch.zeros((), dtype=torch.float64), torch.zeros((), dtype=torch.float64)
         for features in batches:
@@ -52,8 +49,6 @@ class Standardize(nn.Module):
             products = products + self._products(delta[:, None]) * (count * n / (count + n))
             mean = mean + delta * (n / (count + n))
             count += n
-        if count == 0:
-            raise ValueError("no features to standardise by")
         squares = products.diagonal() if self.whiten else products
         std = (squares / count).sqrt()
         varies = std > 1e-7 * mean.abs()

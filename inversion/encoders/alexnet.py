@@ -52,8 +52,7 @@ class Encoder(nn.Module):
             re-normalises them to ImageNet's mean and standard deviation, which most weights were trained with.
         seed: of the `random` weights.
 
-    Raises:
-        InputError: unknown layer or statistics; weights that are missing, damaged, of another architecture or less deep.
+    Raises InputError: unknown layer or statistics; weights that are missing, damaged, of another architecture or less deep.
     """
 
     deepest = LAST_LAYER
@@ -96,7 +95,6 @@ class Encoder(nn.Module):
 
     @property
     def digest(self) -> str:
-        """Tells this encoder from another, whatever its weights' file is called."""
         return self.digest_of(self.layer)
 
     def digest_of(self, layer: str) -> str:

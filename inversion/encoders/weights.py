@@ -39,14 +39,10 @@ class _StandIn:
 
 
 def find_weights(weights: str, names: Collection[str]) -> dict[str, Tensor]:
-    """A network's tensors, under whichever keys and prefixes the file holds them. Logs what it unwrapped and left.
+    """A network's tensors by `names`, its state dict's keys, as far as the file has them, under whichever prefixes. `weights`
+    is `imagenet`, or the path of a file that torch.save or safetensors wrote. Logs what it unwrapped and left.
 
-    Args:
-        weights: `imagenet`, or the path of a file that torch.save or safetensors wrote.
-        names: how the network's state dict calls its tensors. Those that the file has are given back.
-
-    Raises:
-        InputError: no such file, one that can't be read or that holds none of these tensors, or the download failed.
+    Raises InputError: no such file, one that can't be read or holds none of these tensors, or the download failed.
     """
     path = imagenet_weights() if weights == "imagenet" else expand(weights)
     if not path.is_file():
@@ -79,9 +75,7 @@ def fitting(
     state: Mapping[str, Tensor], expected: Mapping[str, Tensor], needed: Collection[str], source: str
 ) -> dict[str, Tensor]:
     """Those of the tensors that `find_weights` gave that have the shape expected by the network's state dict, in float32.
-
-    Raises:
-        InputError: one of the needed is missing or has another shape, or a weight is not finite. It names the source.
+    Raises InputError, which names the source: one of the needed is missing or has another shape, or a weight is not finite.
     """
     result = {}
     for key, like in expected.items():

@@ -43,7 +43,7 @@ def run(task: Callable[[DictConfig, Path], Any], config_name: str = "config") ->
     # Threads that wait don't spin: where another process holds one of two cores, that took three quarters of the speed.
     os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
     os.environ.setdefault("HYDRA_FULL_ERROR", "1")  # has Hydra raise errors instead of printing them
-    # What users write, and how Hydra takes it: the experiment stands in the defaults list already, and no group may be null.
+    # As Hydra takes what users write: the experiment stands in the defaults list already, and no group may be null.
     spelling = {"logger=null": "~logger"}
     sys.argv[1:] = [spelling.get(a, a.removeprefix("+") if a.startswith("+experiment=") else a) for a in sys.argv[1:]]
     job = wraps(task)(partial(run_job, task))  # Hydra names the log after the task's file
@@ -60,12 +60,9 @@ def run(task: Callable[[DictConfig, Path], Any], config_name: str = "config") ->
 
 
 def check(arguments: Sequence[str], config_name: str = "config") -> None:
-    """Checks each option, and each value that a sweep goes over, once. How they combine is for Hydra to check.
-
-    Where Hydra is asked for something else than running (`--help`, `--cfg`, ...) nothing is checked.
-
-    Raises:
-        InputError: an option that doesn't exist, must be given, can't be left out or has a value of the wrong type.
+    """Checks each option, and each value that a sweep goes over, once; how they combine is for Hydra to check. Does nothing
+    where Hydra is asked for something else than running (`--help`, `--cfg`, ...). Raises InputError for an option that doesn't
+    exist, must be given, can't be left out or has a value of the wrong type.
     """
     flags = {argument for argument in arguments if argument.startswith("-")}
     if flags - {"-m", "--multirun", "-r", "--run"}:

@@ -52,12 +52,8 @@ def raise_on_sigterm() -> None:
 
 def run_job(task: Callable[[DictConfig, Path], Any], cfg: DictConfig) -> float | None:
     """Runs the task in its Hydra output folder, locked meanwhile. Returns the validation MSE in its `metrics.json`, if any,
-    which sweepers that search minimise.
-
-    Raises:
-        SystemExit: a single run failed for a reason that is the user's or the system's, in one sentence.
-        InputError: a job failed, in a sweep by another sweeper than Hydra's basic one, which goes on to the next.
-        KeyboardInterrupt: Ctrl-C, or SIGTERM.
+    which sweepers that search minimise. Raises SystemExit, with one sentence, if a single run failed for a reason that is the
+    user's or the system's; InputError if a sweep's job did, unless by Hydra's basic sweeper, which goes on to the next.
     """
     hydra = HydraConfig.get()
     folder = Path(hydra.runtime.output_dir)

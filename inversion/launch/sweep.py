@@ -113,13 +113,17 @@ def _sweep(config: DictConfig, folder: Path) -> Iterator[None]:
         started = _started(folder)
         reasons = {job: _failure(job) for job in sorted(set(started.values()))}
         own = {job for file, job in started.items() if file not in earlier}
-        if failed := [
-            f"{os.path.relpath(job, folder)} ({reason})" for job, reason in reasons.items() if reason and job in own
-        ]:
+        failed = [f"{os.path.relpath(job, folder)} ({reason})" for job, reason in reasons.items() if reason and job in own]
+        if failed:
             troubles.insert(0, f"{len(failed)} of the sweep's jobs failed: {'; '.join(failed)}")
         if not own:
             troubles.append("no job was started: nothing fits the values to sweep over")
-        _report(folder, [job for job, reason in reasons.items() if not reason])
+        if finished := [job for job, reason in reasons.items() if not reason]:
+            from inversion.results.report import publish  # not at the top: these need torch, and --help doesn't
+            from inversion.results.runs import FinishedRun
+
+            publish(folder, [FinishedRun.load(job) for job in finished])
+            log.info(f"Curves   {sys.executable} -m tensorboard.main --logdir {folder} --samples_per_plugin images=200")
         if config.note:
             log.info(f"Note     {config.note}")
     if troubles:
@@ -130,8 +134,9 @@ def _check_launcher(target: str) -> None:
     try:
         get_class(target)
     except ImportError as error:
-        hint = "pip install -e '.[joblib,slurm]' in the repository"
-        raise InputError(f"hydra/launcher: {target} isn't installed: {hint}.") from error
+        raise InputError(
+            f"hydra/launcher: {target} isn't installed: pip install -e '.[joblib,slurm]' in the repository."
+        ) from error
     if target.endswith("SlurmLauncher") and shutil.which("srun") is None:
         raise InputError("hydra/launcher=submitit_slurm: no srun here; start it where your cluster's jobs are submitted.")
 
@@ -162,13 +167,3 @@ def _failure(job: Path) -> str | None:
     if is_finished(job):
         return None
     return "still running" if is_locked(job) else "ended without a result"  # a launcher that loses one leaves the others
-
-
-def _report(folder: Path, jobs: Sequence[Path]) -> None:
-    """Writes figure and table of the finished jobs, and prints the table."""
-    from inversion.results.report import publish
-    from inversion.results.runs import FinishedRun
-
-    if jobs:
-        publish(folder, [FinishedRun.load(job) for job in jobs])
-        log.info(f"Curves   {sys.executable} -m tensorboard.main --logdir {folder} --samples_per_plugin images=200")

@@ -135,24 +135,17 @@ def build_decoder(config: DictConfig, encoder: Encoder, native_size: int) -> Dec
 
 
 def build_module(kind: type[M], config: DictConfig, encoder: Encoder, native_size: int, clips: bool = False) -> M:
-    """What is trained: the encoder, and all that the whole config says of its decoder.
-
-    Args:
-        kind: `InversionModule`, or a subclass that takes the same arguments.
-        native_size: side of the images as the data holds them, in pixels.
-        clips: whether the trainer clips gradients in mixed precision, which fused optimisers don't allow.
-
-    Raises:
-        InputError: an option is refused, which some optimisers and schedulers do only when built or stepped.
+    """A module of this kind (`InversionModule` or a subclass) as the whole config describes it, for images of `native_size`
+    pixels; `clips` says that gradients are clipped in mixed precision, which fused optimisers don't allow. Raises InputError
+    for an option that is refused, which some optimisers and schedulers do only when built or stepped.
     """
-    decoder = build_decoder(config.decoder, encoder, native_size)
     optimizer = config.optimizer
     if clips and optimizer.get("fused"):
         optimizer = OmegaConf.merge(optimizer, {"fused": False})
         log.info("trainer.gradient_clip_val: the optimiser isn't fused, as mixed precision wants it for clipping.")
     module = kind(
         encoder,
-        decoder,
+        build_decoder(config.decoder, encoder, native_size),
         loss=build("loss", config.loss),
         optimizer=build("optimizer", optimizer),
         scheduler=build("scheduler", config.scheduler),
@@ -163,9 +156,8 @@ def build_module(kind: type[M], config: DictConfig, encoder: Encoder, native_siz
         with warnings.catch_warnings(action="ignore"):  # it is stepped before the optimiser
             scheduler.step(*([0.0] if isinstance(scheduler, ReduceLROnPlateau) else []))
     except (ValueError, TypeError, ArithmeticError, AttributeError, RuntimeError) as error:
-        raise InputError(
-            f"The options of optimizer or scheduler can't be used ({error}): see conf/optimizer and conf/scheduler."
-        ) from error
+        reason = f"({error}): see conf/optimizer and conf/scheduler"
+        raise InputError(f"The options of optimizer or scheduler can't be used {reason}.") from error
     return module
 
 

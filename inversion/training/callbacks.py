@@ -92,7 +92,7 @@ class LastCheckpoint(MovableCheckpoint):
 
 class SeededEpochs(Callback):
     """Random numbers used in training, as dropout's, depend on the run's seed and the epoch alone (and under DDP on the
-    process), so that a resumed run repeats them. Counts the seconds that a run took, resumed or not.
+    process), so that a resumed run repeats them. Counts the run's seconds, without the time between a stop and its resumption.
     """
 
     def __init__(self, seed: int) -> None:
@@ -101,7 +101,6 @@ class SeededEpochs(Callback):
 
     @property
     def seconds(self) -> float:
-        """Since the run's start, without the time between a stop and its resumption."""
         return self.before + time.perf_counter() - self.started
 
     def state_dict(self) -> dict[str, Any]:
@@ -116,10 +115,8 @@ class SeededEpochs(Callback):
 
 
 class FiniteLoss(Callback):
-    """Ends a run whose loss or weights are no longer finite, before they reach a checkpoint.
-
-    Each loss is checked on the device that computed it. To read the result makes a GPU wait, so that is done every `every`
-    batches and after an epoch's last; on a CPU after each batch.
+    """Ends a run whose loss or weights are no longer finite, before they reach a checkpoint. As reading a result makes a GPU
+    wait, it does so every `every` batches and after an epoch's last; on a CPU after each batch.
     """
 
     def __init__(self, every: int = 50) -> None:
@@ -206,8 +203,7 @@ class ImagesPerSecond(Callback):
             if pl_module.device.type != "cpu":
                 torch.accelerator.synchronize()
             rate = self.images / (time.perf_counter() - self.started)  # this process's, to be added to the others'
-            options: dict[str, Any] = {"on_step": False, "on_epoch": True, "reduce_fx": "sum", "sync_dist": True}
-            pl_module.log("train/images_per_second", rate, **options)
+            pl_module.log("train/images_per_second", rate, on_step=False, on_epoch=True, reduce_fx="sum", sync_dist=True)
 
 
 class Progress(TQDMProgressBar):
@@ -217,9 +213,8 @@ class Progress(TQDMProgressBar):
         super().__init__(refresh_rate=refresh_rate if sys.stderr.isatty() else 0, leave=False)
 
     def get_metrics(self, trainer: Trainer, pl_module: LightningModule) -> dict[str, Any]:
-        metrics = dict(super().get_metrics(trainer, pl_module))
-        metrics.pop("v_num", None)  # which here is no number
-        return metrics
+        metrics = super().get_metrics(trainer, pl_module)
+        return {name: value for name, value in metrics.items() if name != "v_num"}  # which here is no number
 
     def on_train_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         super().on_train_epoch_end(trainer, pl_module)

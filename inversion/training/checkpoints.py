@@ -55,9 +55,8 @@ def metadata(config: DictConfig, precision: str, datamodule: ImageDataModule, mo
     """
     resolved: Any = OmegaConf.to_container(config, resolve=True)
     resolved["trainer"]["precision"] = precision
-    fingerprints = getattr(module, "fingerprints", {})
     data = {"native_size": datamodule.native_size, "split": datamodule.split.digest}
-    return {"format": FORMAT, "config": resolved, **data, **fingerprints}
+    return {"format": FORMAT, "config": resolved, **data, **getattr(module, "fingerprints", {})}
 
 
 def read(path: Path) -> dict[str, Any]:
@@ -97,9 +96,7 @@ def check_match(
 ) -> dict[str, Any]:
     """Checks that the run to come, whose `metadata` is `now`, is the one that wrote a checkpoint, whose content is returned:
     by all options but `may_differ` and those `WITHOUT_EFFECT`, and by the weights and state that the module resumes from.
-
-    Raises:
-        InputError: another option, split or frozen network; weights or a state that don't fit; or what `read` raises.
+    Raises InputError: another option, split or frozen network; weights or a state that don't fit; or what `read` raises.
     """
     content = read(path)
     before = content[METADATA]

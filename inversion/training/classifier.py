@@ -19,11 +19,9 @@ from inversion.encoders.alexnet import check_input_stats, with_input_stats
 
 
 class Classifier(LightningModule):
-    """torchvision's AlexNet, trained from scratch by AdamW with one cycle of the learning rate (Smith & Topin 2018).
-
-    Images reach it at 227 x 227, as they reach the encoder. Each training batch is cropped at one random place to a random
-    share of the images, and resized back; mirroring is the data's (`data.flip`). The options are explained in
-    conf/train_encoder.yaml; one out of its range raises InputError.
+    """torchvision's AlexNet, trained from scratch by AdamW with one cycle of the learning rate (Smith & Topin 2018). Each
+    training batch is cropped at one random place to a random share of the images, and resized to 227 x 227; mirroring is the
+    data's (`data.flip`). conf/train_encoder.yaml explains the options; one out of its range raises InputError.
     """
 
     def __init__(

@@ -20,15 +20,11 @@ MEAN_IMAGE = "mean_image"
 def evaluate(
     decoder: nn.Module, layer: str, network: Encoder, datamodule: ImageDataModule, part: str, device: torch.device
 ) -> dict[str, Any]:
-    """Scores the decoder and the mean image on a part, in float32 whatever the training's precision was: gives `FinalMetrics`'
-    and `FeatureMetrics`' numbers by name, and the mean image's under `mean_image`.
+    """Scores on a part (`val` or `test`), in float32 whatever the training's precision was: `FinalMetrics`' and
+    `FeatureMetrics`' numbers by name, and those of the training images' mean under `mean_image`.
 
-    Args:
-        decoder: features of the layer (B, *feature_shape) -> images (B, 3, 227, 227) in [-1, 1]. It is put into eval mode.
-        layer: whose features are decoded.
-        network: the encoder as deep as its weights go; without a head there is no `top1_agreement`.
-        datamodule: its training images make the mean image.
-        part: `val` or `test`.
+    The decoder takes the layer's features (B, *feature_shape) to images (B, 3, 227, 227) in [-1, 1], and is put into eval
+    mode. The network is the encoder as deep as its weights go; without a head, `top1_agreement` is nan.
     """
     mean_image = pixels.resize(datamodule.mean_image()[None], pixels.INPUT_SIZE).to(device)
     decoders: dict[str, Callable[[Tensor], Tensor]] = {
@@ -38,7 +34,7 @@ def evaluate(
     distance = mean_pairwise_distance(datamodule.images(part))
     of_images = {name: FinalMetrics(datamodule.native_size, distance).to(device) for name in decoders}
     of_features = {name: FeatureMetrics().to(device) for name in decoders}
-    network = network.to(device)
+    network.to(device)
     layers = [layer, network.layer]
     for batch in tqdm(datamodule.loader(part), desc=f"Scoring {part} images", unit="batch", leave=False, disable=None):
         images = pixels.to_input(batch.images.to(device))

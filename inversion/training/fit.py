@@ -54,18 +54,11 @@ def fit(
     may_grow: Sequence[str] = (),
 ) -> Fitted | None:
     """Trains what `build_module` gives, or resumes it from the folder's last checkpoint, and loads its best weights. Returns
-    None if the folder holds this run, finished.
+    None if the folder holds this run, finished. Raises InputError for options that can't be used, data that can't be read
+    (test images too, if `test` says that they will be used), a folder with another run, a full disk.
 
-    Args:
-        build_module: called once the data are on disk.
-        program: that started it, for `provenance.json`.
-        test: whether the test images will be used; broken ones are better found now than after the training.
-        before: called just before the fit.
-        may_share: whether several devices may share the work.
-        may_grow: options that may differ when the run is resumed.
-
-    Raises:
-        InputError: options that can't be used, data that can't be read, a folder with another run, a full disk.
+    `build_module` is called once the data are on disk, `before` just before the fit. `program` stands in `provenance.json`;
+    `may_share` allows several devices; the options `may_grow` may differ when the run is resumed.
     """
     trainer = build_trainer(cfg, folder, may_share)
     datamodule.prepare_data()

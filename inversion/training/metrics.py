@@ -63,7 +63,6 @@ class FinalMetrics(nn.Module):
             self.ssim.update(*few)
 
     def compute(self) -> dict[str, float]:
-        """The numbers by name."""
         values = {**self.quick.compute(), "ssim": self.ssim.compute(), **self.at_native.compute()}
         error = float(self.distance.compute()) / self.mean_distance if self.mean_distance else math.nan
         return {name: float(value) for name, value in values.items()} | {"normalized_error": error}
@@ -103,10 +102,8 @@ class FeatureMetrics(nn.Module):
 
 def mean_pairwise_distance(native: Tensor, most: int = 2000) -> float:
     """Mean Euclidean distance, at the input's size and on the [0, 1] scale, between two different ones of the native images,
-    uint8 (N, 3, n, n); of more than `most`, that many, evenly spread, are compared.
-
-    `resize` is linear, y = U x U^T, so with U^T U = L L^T the distances between the images y are those between the small
-    L^T x L: no large image is made.
+    uint8 (N, 3, n, n); of more than `most`, that many, evenly spread, are compared. No large image is made: `resize` is
+    linear, y = U x U^T, so with U^T U = L L^T the distances between the images y are those between the small L^T x L.
     """
     native = native.cpu()[torch.linspace(0, len(native) - 1, min(most, len(native))).round().long()]
     if len(native) < 2:

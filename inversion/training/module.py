@@ -21,13 +21,8 @@ from inversion.training.metrics import mean_squared_errors, quick_metrics
 
 
 class InversionModule(LightningModule):
-    """Trains `decoder(standardize(encoder(x)))` towards x; only the decoder learns.
-
-    Args:
-        loss: (prediction, target) -> scalar, see `inversion.decoders.losses`.
-        optimizer: takes the decoder's parameters.
-        scheduler: takes the optimiser; stepped once an epoch.
-        standardize: fitted before the first epoch, if it isn't the identity.
+    """Trains `decoder(standardize(encoder(x)))` towards x; only the decoder learns. The standardisation is fitted before the
+    first epoch, the scheduler stepped once an epoch, the loss one as in `inversion.decoders.losses`.
     """
 
     encoder: Encoder
@@ -47,9 +42,7 @@ class InversionModule(LightningModule):
         self.__dict__["encoder"] = encoder
         self.__dict__["loss"] = loss
         self.decoder = decoder.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
-        self.optimizer = optimizer
-        self.scheduler = scheduler
-        self.standardize = standardize
+        self.optimizer, self.scheduler, self.standardize = optimizer, scheduler, standardize
         self.val_metrics = quick_metrics("val/")
 
     @property

@@ -31,18 +31,11 @@ MAY_GROW = ("trainer.max_epochs", "test", "samples")
 
 
 def train(cfg: DictConfig, folder: Path) -> dict[str, Any] | None:
-    """Trains the decoder of one layer in the folder, or resumes it there, scores it, and writes figure and `metrics.json`.
+    """Trains the decoder of one layer in the folder, or resumes it there, scores it, and writes the files that docs/running.md
+    lists. `cfg` is `conf/config.yaml`, composed by Hydra: by a program, or in a notebook by `hydra.compose`.
 
-    Args:
-        cfg: `conf/config.yaml`, composed by Hydra: by a program, or in a notebook by `hydra.compose`.
-        folder: the run's; what it holds when the run has ended is listed in docs/running.md.
-
-    Returns:
-        The content of `metrics.json`; None if the folder holds the finished run already, in a process beside the first of
-        `trainer=ddp`, and after `+trainer.fast_dev_run=true`.
-
-    Raises:
-        InputError: a mistake of the user's, in one sentence.
+    Returns the content of `metrics.json`; None if the folder holds the finished run already, in a process beside the first of
+    `trainer=ddp`, and after `+trainer.fast_dev_run=true`. Raises InputError for a mistake of the user's.
     """
     folder = Path(folder).absolute()
     fitted = fit_decoder(cfg, folder)

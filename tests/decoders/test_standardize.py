@@ -113,7 +113,7 @@ def test_a_dead_unit_does_not_spoil_the_whitening():
 )
 def test_what_features_pass_through(option, wanted, is_trained, result):
     encoder = SimpleNamespace(feature_shape=(5,), is_trained=is_trained)
-    built = build_standardize(option, {"standardized": wanted}, encoder)
+    built = build_standardize(SimpleNamespace(standardize=option, decoder={"standardized": wanted}), encoder)
     assert isinstance(built, Standardize) is bool(result)
     assert getattr(built, "whiten", False) is (result == "whiten")
 
@@ -123,5 +123,6 @@ def test_what_features_pass_through(option, wanted, is_trained, result):
 )
 def test_no_other_way_to_standardise_is_taken(option, wanted, expected, one_line):
     with pytest.raises(InputError, match=expected) as error:
-        build_standardize(option, {"standardized": wanted}, SimpleNamespace(feature_shape=(5,), is_trained=True))
+        config = SimpleNamespace(standardize=option, decoder={"standardized": wanted})
+        build_standardize(config, SimpleNamespace(feature_shape=(5,), is_trained=True))
     one_line(str(error.value))

@@ -183,14 +183,18 @@ def test_values_that_a_part_refuses(group, options, expected, one_line, tmp_path
     sweep.register_resolvers()
     config = composed(*options)
     encoder = SimpleNamespace(feature_shape=TAPS[config.layer.name].shape, is_trained=True)
-    module = SimpleNamespace(
-        configure_optimizers=lambda: building.build("optimizer", config.optimizer)(nn.Linear(1, 1).parameters())
-    )
+
+    def module(*_, optimizer, scheduler, **__):
+        def configure_optimizers():
+            return {"lr_scheduler": {"scheduler": scheduler(optimizer(nn.Linear(1, 1).parameters()))}}
+
+        return SimpleNamespace(configure_optimizers=configure_optimizers)
+
     builders = {
         "trainer": lambda: building.build_trainer(config, tmp_path, may_share=True),
         "decoder": lambda: building.build_decoder(config.decoder, encoder, 64),
-        "standardize": lambda: building.build_standardize(config.standardize, config.decoder, encoder),
-        "optimizer": lambda: building.check_optimizer(module),
+        "standardize": lambda: building.build_standardize(config, encoder),
+        "optimizer": lambda: building.build_module(module, config, encoder, 64),
     }
     pretend_to_run(config)
     with pytest.raises(InputError) as error:
