@@ -28,11 +28,8 @@ def download(url: str, path: Path, name: str, algorithm: str, digest: str, advic
     attempt that brings nothing is the last. The caller holds a lock.
 
     Args:
-        url: http or https.
-        path: of the file; its folder exists.
-        name: what it is, for errors.
+        name, advice: what the file is, and what to do without it, for errors.
         algorithm, digest: `hashlib`'s name of the hash, and how its hexadecimal digits begin.
-        advice: what to do without the download, for errors.
 
     Raises:
         InputError: no web address, no network, an HTTP error, a redirection to plain http, or a file with another hash.

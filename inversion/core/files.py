@@ -67,12 +67,9 @@ def save_atomic(path: Path, content: Any) -> None:
 
 @contextmanager
 def atomic_folder(path: Path) -> Iterator[Path]:
-    """Gives a new folder to fill that appears at `path` only if the block ends without an error.
-
-    What a killed process left behind is removed first, so the caller must hold a lock.
-    """
+    """Gives a new folder to fill that appears at `path` only if the block ends without an error. The caller holds a lock."""
     temporary = path.with_name(f".{path.name}{PARTIAL}")
-    shutil.rmtree(temporary, ignore_errors=True)
+    shutil.rmtree(temporary, ignore_errors=True)  # of a process that was killed
     temporary.mkdir()
     try:
         yield temporary
@@ -87,8 +84,7 @@ def atomic_folder(path: Path) -> Iterator[Path]:
 def lock(path: Path, timeout: float = -1) -> Iterator[None]:
     """Holds an exclusive lock on a file until the block, or this process, ends. A file system without locks is warned of.
 
-    Raises:
-        Timeout: another process holds it for more than `timeout` seconds; -1 waits as long as it takes, and says so.
+    Raises Timeout if another process holds it for more than `timeout` seconds; -1 waits as long as it takes, and says so.
     """
     file_lock = FileLock(path, fallback_to_soft=False)
     try:
@@ -112,9 +108,7 @@ def lock(path: Path, timeout: float = -1) -> Iterator[None]:
 @contextmanager
 def locked(folder: Path) -> Iterator[None]:
     """Locks a run's folder until the block or this process ends, and removes what killed processes left half-written in it.
-
-    Raises:
-        InputError: another process uses it.
+    Raises InputError: another process uses it.
     """
     try:
         with lock(folder / LOCK, timeout=0.5):  # longer than `is_locked` holds it

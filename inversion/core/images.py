@@ -40,10 +40,8 @@ def find_images(folder: Path) -> list[Path]:
     """The image files in a folder and below it, relative to it and sorted: those whose names end as Pillow's formats do.
 
     Hidden files, and system folders with all that is in them, are left out like files of other kinds; the log counts them.
-    Links to folders are followed; a folder that several paths lead to counts once, as the first of them in order.
-
-    Raises:
-        OSError: a folder that isn't there or can't be read.
+    Links to folders are followed; a folder that several paths lead to counts once, as the first of them in order. Raises
+    OSError: a folder that isn't there or can't be read.
     """
 
     def fail(error: OSError) -> NoReturn:
@@ -78,9 +76,7 @@ def decode(paths: Sequence[Path], array: np.ndarray, description: str, among: Se
     """Reads image files into a uint8 array, (N, 3, size, size), RGB. Warns if most are nearly of one colour.
 
     The largest value `among` all images of a data set decides what is white in them, see `WHITES`; by default that of `paths`.
-
-    Raises:
-        BrokenImagesError: names every file that can't be read.
+    Raises BrokenImagesError, which names every file that can't be read.
     """
     broken: dict[Path, str] = {}
 
@@ -108,9 +104,7 @@ def read_image(path: Path, size: int, white: int = 0) -> Tensor:
 
     It is turned as its EXIF data says, and what is transparent lies on white. Integers of more than 8 bits and floats are
     scaled from [0, white] to [0, 255]; a white of 0 stands for the smallest of `WHITES` that no value of the image exceeds.
-
-    Raises:
-        BrokenImagesError: no image, a broken one, or values below 0, above 65535 or not finite.
+    Raises BrokenImagesError: no image, a broken one, or values below 0, above 65535 or not finite.
     """
     with opened(path) as image:
         ImageOps.exif_transpose(image, in_place=True)
@@ -139,15 +133,6 @@ def _largest_value(path: Path) -> float:
 
 def _white(largest: float) -> int:
     return next((white for white in WHITES if 0 < largest <= white), 0)
-
-
-def state_of(path: Path) -> list[int] | None:
-    """A file's size and time of change; None if there is no such file, which decoding will tell."""
-    try:
-        state = path.stat()
-    except OSError:
-        return None
-    return [state.st_size, state.st_mtime_ns]
 
 
 @contextmanager

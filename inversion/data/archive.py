@@ -31,10 +31,7 @@ def read_files(archive: Path, wanted: Wanted) -> Files:
 
     Every member must be a file or a folder whose path stays within the archive, and sizes are limited: in a zip all of that
     is checked before the first file is given out, in a tar as it is read. Checksums are verified where the format has them.
-
-    Raises:
-        InputError: not an archive of these kinds, a damaged, cut off or encrypted one, or one with an unsafe member or too
-            much in it.
+    Raises InputError: no such archive, a damaged, cut off or encrypted one, or one with an unsafe member or too much in it.
     """
     with archive.open("rb") as file:
         head = file.read(512)

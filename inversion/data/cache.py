@@ -33,22 +33,17 @@ SPARE = 256 << 20
 
 @dataclass(frozen=True)
 class Entry:
-    """An array that may lie in the cache.
-
-    Args:
-        name: what it is, for its file's name and the log; unique among the entries asked for together.
-        key: all it depends on, in JSON's types.
-        shape, dtype: of the array.
-    """
+    """An array that may lie in the cache."""
 
     name: str
+    """What it is, for its file's name and the log; unique among the entries asked for together."""
     key: Mapping[str, Any]
+    """All it depends on, in JSON's types."""
     shape: tuple[int, ...]
     dtype: str
 
     @property
     def digest(self) -> str:
-        """Hash of all the content depends on."""
         return sha256(json.dumps([FORMAT, self.key, self.shape, self.dtype], sort_keys=True).encode()).hexdigest()
 
     @property
@@ -67,14 +62,9 @@ class Cache:
         self.folder = folder
 
     def get(self, entries: Sequence[Entry], fill: Callable[[dict[str, np.ndarray]], None]) -> list[Tensor]:
-        """The entries as tensors that are mapped from disk; those that aren't there yet are filled first.
+        """The entries as tensors that are mapped from disk; first, `fill` is given the missing ones by name, to write to.
 
-        Args:
-            entries: what is wanted.
-            fill: given the missing entries by name, writes their content into the arrays.
-
-        Raises:
-            InputError: the folder can't be written, or the disk has no room.
+        Raises InputError: the folder can't be written, or the disk has no room.
         """
         if not self.holds(entries):
             try:

@@ -19,7 +19,7 @@ from tqdm import tqdm
 from inversion.core import pixels
 from inversion.core.errors import InputError
 from inversion.core.files import expand
-from inversion.core.images import BrokenImagesError, decode, opened, state_of
+from inversion.core.images import BrokenImagesError, decode, opened
 from inversion.core.pixels import to_input
 from inversion.data.batches import Batch, ImageSet, Shares, Shuffle
 from inversion.data.cache import Cache, Entry
@@ -36,7 +36,7 @@ class ImageDataModule(LightningDataModule, ABC):
     are normalised, and resized where a resized image is needed, on the device that trains.
 
     Args:
-        batch_size: images per batch, of every loader; under DDP those of all devices together.
+        batch_size: of every loader; under DDP that of all devices together.
         shuffle_seed: of the training order and the flips, which depend on it and the epoch alone.
         flip: whether each training image comes mirrored, left for right, in half of the epochs.
         native_size: side in pixels at which images are held; None takes the median shorter side of (a thousand of) the
@@ -85,7 +85,6 @@ class ImageDataModule(LightningDataModule, ABC):
 
     @cached_property
     def split(self) -> Split:
-        """The split; found on first use."""
         return self.find_split()
 
     @cached_property
@@ -133,14 +132,17 @@ class ImageDataModule(LightningDataModule, ABC):
         """The decoded images in the cache: they depend on the files, their sizes and times of change, and on Pillow."""
         if part not in self._entries:
             files = self.split.files(part)
-            states = [state_of(self.split.path(name)) for name in files]
+            states = []
+            for name in files:
+                with suppress(OSError):  # decoding names what can't be read
+                    state = self.split.path(name).stat()
+                    states.append([state.st_size, state.st_mtime_ns])
             key = {"root": str(self.split.root), "files": files, "states": states, "pillow": PIL.__version__}
             shape = (len(files), 3, self.native_size, self.native_size)
             self._entries[part] = Entry(f"{part} images", key, shape, "uint8")
         return self._entries[part]
 
     def _encoded_parts(self) -> dict[str, Part]:
-        """The parts whose features are cached."""
         parts = {part: Part(self.images(part), self._entry(part).digest) for part in ("train", "val")}
         return parts | ({MIRRORED: parts["train"]} if self.flip else {})
 
@@ -162,9 +164,7 @@ class ImageDataModule(LightningDataModule, ABC):
             )
 
     def feature_batches(self, encoder: Encoder, device: torch.device) -> Iterator[Tensor]:
-        """The training images' features on the device, in the split's order: cached, as far as `use_features` has found them,
-        or computed now.
-        """
+        """The training images' features on the device, in the split's order: those of `use_features`, or computed now."""
         cached = self._features.get("train")
         chunks = self.images("train").split(self.batch_size) if cached is None else cached.split(1024)
         for chunk in tqdm(chunks, desc="Measuring the features' statistics", leave=False, disable=None):
@@ -187,9 +187,7 @@ class ImageDataModule(LightningDataModule, ABC):
         return (total / len(self.images("train"))).float()
 
     def samples(self, part: str, number: int) -> tuple[list[str], Tensor]:
-        """The same few images every time, spread evenly over the part's classes: their files, and (number, 3, 227, 227)
-        in [-1, 1].
-        """
+        """Always the same few images, spread evenly over the classes: files, and float (number, 3, 227, 227) in [-1, 1]."""
         files = self.split.files(part)
         number = min(number, len(files))
         indices = [(2 * i + 1) * len(files) // (2 * number) for i in range(number)]
@@ -201,10 +199,8 @@ class ImageDataModule(LightningDataModule, ABC):
             self.images(part)
 
     def train_dataloader(self) -> DataLoader[Batch]:
-        """Shuffled, and with `flip` mirrored, anew each epoch. A last batch of one image is dropped, since batch normalisation
-        needs two.
-        """
-        number = len(self.split.train)
+        """Shuffled, and with `flip` mirrored, anew each epoch. A last batch of one image is dropped."""
+        number = len(self.split.train)  # batch normalisation needs two
         if number < 2:
             raise InputError("Training needs at least 2 images: give more data, or set fewer aside for validation.")
         sampler = Shuffle(number, self.shuffle_seed, self.flip)
@@ -218,23 +214,20 @@ class ImageDataModule(LightningDataModule, ABC):
         return [self.split.train[index % len(self.split.train)] for index in order]
 
     def weight_of_share(self, images: int, batch: int) -> float:
-        """How much the mean over this process's images of a training batch counts in the mean over processes that DDP takes: 1
-        where every process has as many; batches count from 0.
+        """How much this process's mean over its images of a training batch counts in DDP's mean over processes: 1 if all have
+        as many; batches count from 0.
         """
         total = min(self.batch_size, len(self.split.train) - batch * self.batch_size)
         return images * self._world_size / total
 
     @property
     def _world_size(self) -> int:
-        """How many processes train together."""
         return 1 if self.trainer is None else self.trainer.world_size
 
     def val_dataloader(self) -> DataLoader[Batch]:
-        """The validation images in the split's order."""
         return self._loader("val")
 
     def test_dataloader(self) -> DataLoader[Batch]:
-        """The test images in the split's order."""
         return self.loader("test")
 
     def loader(self, part: str) -> DataLoader[Batch]:

@@ -28,13 +28,7 @@ class Part(NamedTuple):
 
 
 class FeatureCache:
-    """Features of a data set's images in a cache.
-
-    Args:
-        cache: where they are kept.
-        dtype: float16, or float32, as the encoder gave them.
-        limit_gib: features of one part that would take more are not cached.
-    """
+    """Features of a data set's images in a cache, as float16 or float32, unless those of one part take over `limit_gib`."""
 
     def __init__(self, cache: Cache, dtype: str, limit_gib: float) -> None:
         if dtype not in ("float16", "float32"):
@@ -46,18 +40,10 @@ class FeatureCache:
     def load(
         self, parts: Mapping[str, Part], encoder: Encoder, layers: Sequence[str], device: torch.device, batch_size: int
     ) -> dict[str, Tensor]:
-        """The features of `layers[0]`, mapped from disk; encoded first where they aren't cached yet.
+        """The features of `layers[0]`, mapped from disk: part -> (N, *feature_shape); nothing if they take too much room.
 
-        Those of the other layers are computed in the same pass, for the runs that will want them.
-
-        Args:
-            parts: name -> images; those called `MIRRORED` are mirrored as they are encoded.
-            encoder: on `device`; none of the layers is deeper than its own.
-            layers: the run's own layer, then others.
-
-        Returns:
-            Name of the part -> (N, *feature_shape); nothing if the features would take too much room.
-
+        Where they aren't cached yet, the encoder, which is on `device`, computes them first, and in the same pass those of the
+        other layers, none deeper than its own, for the runs that will want them. The part `MIRRORED` is mirrored on the way.
         Raises InputError for features too large for float16, or a cache that can't be written.
         """
         entries = {(part, layer): self._entry(part, parts[part], encoder, layer) for layer in layers for part in parts}
@@ -95,12 +81,7 @@ class FeatureCache:
 
     @torch.no_grad()
     def _encode(
-        self,
-        part: str,
-        batches: Sequence[Tensor],
-        encoder: Encoder,
-        arrays: Mapping[str, np.ndarray],
-        device: torch.device,
+        self, part: str, batches: Sequence[Tensor], encoder: Encoder, arrays: Mapping[str, np.ndarray], device: torch.device
     ) -> None:
         start = 0
         for batch in tqdm(batches, desc=f"Encoding {part} images", unit="batch", leave=False, disable=None):

@@ -31,10 +31,8 @@ def read_split(root: Path, classes: int | None, val_fraction: float, test_fracti
             lie within; a part without a folder is taken from train.
         classes: how many of train's sub-folders to draw; None takes all.
         val_fraction, test_fraction: shares of each class, in (0, 1).
-        seed: of the random choices.
 
-    Raises:
-        InputError: no such folder, no images, or too few in a class.
+    Raises InputError: no such folder, no images, or too few in a class.
     """
     fractions = {"val": val_fraction, "test": test_fraction}
     if not all(isinstance(share, float | int) and share > 0 for share in fractions.values()) or sum(fractions.values()) >= 1:

@@ -37,7 +37,6 @@ class Split:
         return {"train": self.train, "val": self.val, "test": self.test}[part]
 
     def path(self, file: str) -> Path:
-        """Where a file lies."""
         return self.root / self.paths.get(file, file)
 
     def labels(self, part: str) -> list[int]:
@@ -66,8 +65,7 @@ class Split:
 def draw_classes(ids: Sequence[str], number: int | None, seed: int) -> list[str]:
     """`number` of the ids (None: all), drawn by `seed`, sorted; the draw doesn't depend on the ids' order.
 
-    Raises:
-        InputError: fewer ids than asked for, or a `number` or `seed` that is no whole number.
+    Raises InputError: fewer ids than asked for, or a `number` or `seed` that is no whole number.
     """
     _check_whole("data.seed", seed)
     ids = sorted(ids)
@@ -82,8 +80,7 @@ def draw_classes(ids: Sequence[str], number: int | None, seed: int) -> list[str]
 def hold_out(files: Sequence[str], number: int, seed: int, name: str) -> tuple[list[str], list[str]]:
     """(the others, held out): `number` files drawn by the seed and the class's name alone, both sorted.
 
-    Raises:
-        InputError: none or all of the files would be held out, or `number` is no whole number.
+    Raises InputError: none or all of the files would be held out, or `number` is no whole number.
     """
     _check_whole("data.val_per_class", number)
     files = sorted(files)

@@ -28,8 +28,7 @@ VERSION = 1
 def provide(root: Path, train_per_class: int, test_per_class: int, seed: int) -> None:
     """Makes the set in `root`, which appears only when complete, unless this very set lies there.
 
-    Raises:
-        InputError: counts below 1, or a `root` that holds something else.
+    Raises InputError: counts below 1, or a `root` that holds something else.
     """
     recipe = json.dumps({"version": VERSION, "seed": seed, "train": train_per_class, "test": test_per_class})
     if train_per_class < 1 or test_per_class < 1:
@@ -101,8 +100,8 @@ def _silhouette(shape: str, centre: tuple[float, float], radius: float, turn: fl
     x, y = centre
     if shape in ("disc", "ring"):
         draw.ellipse((x - radius, y - radius, x + radius, y + radius), fill=255)
-        hole = radius * 0.5 if shape == "ring" else 0
-        if hole:
+        if shape == "ring":
+            hole = radius * 0.5
             draw.ellipse((x - hole, y - hole, x + hole, y + hole), fill=0)
         return mask
     corners = {"square": 4, "triangle": 3, "star": 10}[shape]
@@ -132,7 +131,6 @@ class SyntheticImages(TinyImageNet):
     """Images made by a seeded generator, in Tiny ImageNet's layout: data for trying things out, not for findings.
 
     Args:
-        root: folder to make them in.
         train_per_class, test_per_class: how many images of each class to make; validation is taken from the first.
         **options: see `TinyImageNet`; `seed` is also the generator's.
     """
@@ -142,5 +140,4 @@ class SyntheticImages(TinyImageNet):
         self.per_class = {"train_per_class": train_per_class, "test_per_class": test_per_class}
 
     def prepare_data(self) -> None:
-        """Makes the images, if this very set isn't there yet."""
         provide(self.root, seed=self.seed, **self.per_class)

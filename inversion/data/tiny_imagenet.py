@@ -41,9 +41,7 @@ MOST_DEPTH = 4
 
 def find_root(root: Path) -> Path | None:
     """The folder that holds `train/<class id>/`: `root`, `tiny-imagenet-200` in it, or the nearest below it; None without one.
-
-    Raises:
-        InputError: several that are equally near.
+    Raises InputError: several that are equally near.
     """
     deeper = (sorted(root.glob("*/" * depth)) for depth in range(1, MOST_DEPTH + 1))
     for level in chain(([root], [root / FOLDER]), deeper):
@@ -93,9 +91,7 @@ def provide(root: Path, archive: Path | None, url: str, md5_sum: str) -> Path:
 
     What is there already is used. Otherwise `archive` is extracted to `root/tiny-imagenet-200`; where none is given, one that
     lies in `root`, or else the public one, which is downloaded first. Processes that ask at once take turns.
-
-    Raises:
-        InputError: no such archive, one that can't be used, a failed download, or a `root` with a part of the data only.
+    Raises InputError: no such archive, one that can't be used, a failed download, or a `root` with a part of the data only.
     """
     if archive is not None and not archive.is_file():
         what = "a folder" if archive.is_dir() else "no such file"
@@ -172,14 +168,11 @@ def read_split(root: Path, classes: int | str | None, val_per_class: int, seed: 
     """Draws the classes and splits their images: train and val from the train set, test is the official validation set.
 
     Args:
-        root: Tiny ImageNet's folder.
         classes: how many to draw of those in `wnids.txt`, or without it of the class folders; None takes all, `PRESENT` those
             whose train images are there.
         val_per_class: train images of each class that are set aside for validation.
-        seed: of both draws.
 
-    Raises:
-        InputError: a class's train images are missing or too few. Missing test images are the split's `no_test`.
+    Raises InputError: a class's train images are missing or too few. Missing test images are the split's `no_test`.
     """
     folders = _class_folders(root)
     ids = list({wnid for wnid, *_ in _rows(_child(root, "wnids.txt"))})
@@ -211,7 +204,6 @@ def read_split(root: Path, classes: int | str | None, val_per_class: int, seed: 
 
 
 def _check_train_images(root: Path, named: dict[str, str], images: dict[str, list[str]], seed: int) -> None:
-    """Refuses classes without images, and warns of one that has far fewer than others."""
     missing = [f"{wnid} ({named[wnid]})" for wnid in named if not images[wnid]]
     if missing:
         listed = ", ".join(missing[:3] + ["..."] * (len(missing) > 3))
@@ -228,17 +220,14 @@ def _check_train_images(root: Path, named: dict[str, str], images: dict[str, lis
 
 
 def _test_images(root: Path, classes: Collection[str]) -> tuple[dict[str, tuple[str, str]], str]:
-    """The official validation images of these classes, official name -> (class, path), sorted; or none, and why.
-
-    The class is the folder that an image lies in, or else what `val_annotations.txt` says.
-    """
+    """The official validation images of these classes, official name -> (class, path), sorted; or none, and why."""
     folder = _child(root, *VAL)
     lists = [_rows(_child(place, "val_annotations.txt")) for place in (root, folder / "images", folder)]
     listed = {Path(fields[0]).stem: fields[1] for rows in lists for fields in rows if len(fields) > 1}
     found: dict[tuple[str, str], str] = {}
     for path in _images(folder):
         stem, wnid = Path(path).stem, Path(path).relative_to(folder).parts[0]
-        wnid = wnid if wnid in classes else listed.get(stem, "")
+        wnid = wnid if wnid in classes else listed.get(stem, "")  # the folder that it lies in, or else what the list says
         if wnid in classes:
             found[stem, wnid] = path
     stems = {stem for stem, _ in found}
@@ -255,7 +244,6 @@ def _test_images(root: Path, classes: Collection[str]) -> tuple[dict[str, tuple[
 
 
 def _images(folder: Path | str) -> list[str]:
-    """Paths of the images below a folder."""
     found = []
     for entry in _visible(folder):
         if entry.is_dir():
@@ -299,7 +287,6 @@ class TinyImageNet(ImageDataModule):
         self.classes, self.val_per_class, self.seed = classes, val_per_class, seed
 
     def prepare_data(self) -> None:
-        """Downloads or extracts what isn't there yet."""
         if "split" not in vars(self):
             provide(self.root, self.archive, self.url, self.md5)
 
