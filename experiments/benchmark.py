@@ -3,16 +3,15 @@
 python experiments/benchmark.py
 python experiments/benchmark.py data.archive=PATH encoder.weights=PATH trainer.accelerator=cpu
 
-On the same sample of the images, in batches of the same size, in turn within one process:
+On the same sample of the images, in batches of the same size, in turn within one process, from a warm page cache:
 
 - loop: the published loop in plain PyTorch: every JPEG decoded and resized anew, the encoder run at every step, the published
   decoder, the loss at 227 x 227, float32, Adam as published.
 - published: the published decoders as `train.py experiment=published` trains them, on cached features.
 - recipe: the config's, by default the compact decoders, on cached features too.
 
-Files are read from a warm page cache. The whole sweep is projected from these times: decoding and encoding of all images (the
-loop does so as it trains), the features' statistics, training, validation, checkpoints (best and last in every epoch, an upper
-bound), and final scores (the loop saves and scores nothing).
+The whole sweep is projected from these times: decoding and encoding of all images (the loop does so as it trains), statistics,
+training, validation, checkpoints (best and last in every epoch, an upper bound), and final scores (the loop has neither).
 """
 
 import copy
@@ -39,7 +38,7 @@ from omegaconf import DictConfig, ListConfig
 from PIL import Image
 from torch import Tensor
 from torch.nn.functional import mse_loss
-from torchvision import transforms
+from torchvision.transforms import Compose, Normalize, Resize, ToTensor
 
 from inversion.core import pixels
 from inversion.core.errors import InputError
@@ -57,12 +56,10 @@ from inversion.training.provenance import provenance
 log = logging.getLogger(__name__)
 
 SIDES = ("loop", "published", "recipe")
-
 Row = dict[str, Any]
 
 
 def configs_of(cfg: DictConfig, layer: str) -> dict[str, DictConfig]:
-    """Each side's config for a layer."""
     experiment = compose("config", [f"layer={layer}", "experiment=published"])
     recipe, published = copy.deepcopy(cfg), copy.deepcopy(cfg)
     recipe.layer = published.layer = experiment.layer
@@ -87,7 +84,6 @@ def now(device: torch.device) -> float:
 
 
 def timed(device: torch.device, work: Callable[[], Any]) -> float:
-    """The seconds that this work takes."""
     started = now(device)
     work()
     return now(device) - started
@@ -106,9 +102,7 @@ def time_loop(cfg: DictConfig, split: Split, device: torch.device) -> Row:
     """Seconds per image of an epoch and its validation, as a loop in plain PyTorch."""
     size, side = cfg.data.batch_size, (pixels.INPUT_SIZE, pixels.INPUT_SIZE)
     train, val = ([files[i : i + size] for i in range(0, len(files), size)] for files in (split.train, split.val))
-    prepare = transforms.Compose(
-        [transforms.Resize(side), transforms.ToTensor(), transforms.Normalize(pixels.MEAN, pixels.STD)]
-    )
+    prepare = Compose([Resize(side), ToTensor(), Normalize(pixels.MEAN, pixels.STD)])
     encoder = build("encoder", cfg.encoder).to(device)
     decoder = build_decoder(cfg.decoder, encoder, cfg.data.native_size).to(device)
     optimizer = torch.optim.Adam(decoder.parameters(), lr=1e-3, betas=(0.9, 0.99), weight_decay=1e-4)
@@ -149,17 +143,13 @@ def time_pipeline(cfg: DictConfig, split: Split, folder: Path) -> Row:
     trainer.fit(module, datamodule=datamodule)
     fit_start, train_start, first_step, validation_start, validation_end = (at[hook] for hook in hooks)
     network = build("encoder", cfg.encoder, layer=encoder.deepest)
-
-    def save() -> None:
-        for weights_only in (True, False):
-            trainer.save_checkpoint(folder / "timed.ckpt", weights_only)
-
+    savings = [partial(trainer.save_checkpoint, folder / "timed.ckpt", weights_only) for weights_only in (True, False)]
     scoring = timed(device, lambda: evaluate(module.reconstructor, encoder.layer, network, datamodule, "val", device))
     return {
         "statistics": (train_start - fit_start) / len(split.train),
         "training": (validation_start - first_step) / (len(split.train) - datamodule.batch_size),
         "validation": (validation_end - validation_start) / len(split.val),
-        "checkpoints": timed(device, save),
+        "checkpoints": sum(timed(device, save) for save in savings),
         "scoring": scoring / len(split.val),
     }
 
@@ -213,23 +203,17 @@ def measure(cfg: DictConfig, scratch: Path) -> Row:
         costs |= {cost: n * sum(layers[layer, side].get(cost, 0.0) for layer in cfg.layers) for cost, n in numbers.items()}
         costs["sum"] = sum(costs.values())
         sweeps.append({"side": side, **costs, "ratio": (sweeps or [costs])[0]["sum"] / costs["sum"]})
-    unit = 2**20 if sys.platform == "darwin" else 2**10  # of ru_maxrss in a MiB
-    memory = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / unit
+    memory = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / (2**20 if sys.platform == "darwin" else 2**10)  # MiB
     return {**provenance(device), "images": images, "layers": speeds, "sweep_s": sweeps, "process_mib": memory}
 
 
 def table(rows: Sequence[Row]) -> str:
-    """Rows with the same keys, as text."""
     cells = [[value if isinstance(value, str) else f"{value:.2f}" for value in row.values()] for row in rows]
     return aligned([list(rows[0]), *cells])
 
 
 def benchmark(cfg: DictConfig, folder: Path) -> None:
-    """Measures, prints the tables and writes `benchmark.json`.
-
-    Raises:
-        InputError: too few images, or an option is refused.
-    """
+    """Measures, prints the tables and writes `benchmark.json`."""
     if not isinstance(cfg.layers, ListConfig) or not cfg.layers or not set(cfg.layers) <= set(TAPS):
         raise InputError(f"layers={cfg.layers} must be a list of some of {', '.join(TAPS)}, as in layers=[conv2,fc8].")
     if min(cfg.steps, cfg.rounds) < 1:

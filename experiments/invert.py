@@ -27,13 +27,9 @@ log = logging.getLogger(__name__)
 
 
 def invert(cfg: DictConfig, folder: Path) -> None:
-    """Writes the single images into the folder, and the figure if there are at most 50.
-
-    Raises:
-        InputError: there is no image or no run, or one that can't be read.
-    """
+    """Writes the single images into the folder, and the figure if there are at most 50."""
     paths = pictures([cfg.image] if isinstance(cfg.image, str) else list(cfg.image))
-    found = runs.in_layer_order(runs.find_all([cfg.runs] if isinstance(cfg.runs, str) else list(cfg.runs)))
+    found = runs.in_layer_order(runs.find_all(cfg.runs))
     titles, names = runs.titles(found), names_of(paths)
     sizes = {run.metrics["native_size"] for run in found} if cfg.size == "native" else {cfg.size}
     size = sizes.pop()

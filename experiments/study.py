@@ -18,11 +18,7 @@ log = logging.getLogger(__name__)
 
 
 def study(cfg: DictConfig, folder: Path) -> None:
-    """Writes each study's result to a folder of its name, and `report.html` beside them, which grows with each.
-
-    Raises:
-        InputError: the runs or images can't be studied; or, once all others are done, a study failed.
-    """
+    """Writes each study's result to a folder of its name, and `report.html`, which grows with each, beside them."""
     from inversion.studies.result import PAGE, question_and_method, section
     from inversion.studies.subject import Subject
     from inversion.training.building import build

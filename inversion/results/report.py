@@ -13,7 +13,7 @@ from inversion.training.outcome import PARTS
 
 log = logging.getLogger(__name__)
 
-SHOWN = {
+SHOWN = {  # the printed table's columns: metric -> title and format
     "mse": ("MSE", ".5f"),
     "psnr": ("PSNR dB", ".2f"),
     "ssim": ("SSIM", ".4f"),
@@ -23,7 +23,6 @@ SHOWN = {
     "feature_error": ("feature error", ".4f"),
     "top1_agreement": ("top-1 kept", ".1%"),
 }
-"""The printed table's columns: metric -> title and format."""
 
 
 def publish(folder: Path, runs: Sequence[FinishedRun]) -> None:
@@ -38,9 +37,7 @@ def publish(folder: Path, runs: Sequence[FinishedRun]) -> None:
 
 
 def write_figures(folder: Path, runs: Sequence[FinishedRun]) -> list[Path]:
-    """Writes the samples figure of these runs: `samples.png`. Runs that show other images (another draw of classes) can't
-    share rows; each further set of images gets a figure of its own, `samples_2.png` and so on.
-    """
+    """Writes `samples.png` and, for runs that show other images (another draw of classes), `samples_2.png` and so on."""
     groups: dict[tuple[tuple[str, ...], bytes], list[FinishedRun]] = {}
     for run in in_layer_order(runs):
         groups.setdefault((tuple(run.samples.files), run.samples.originals.numpy().tobytes()), []).append(run)

@@ -42,11 +42,7 @@ class FinishedRun:
 
 
 def find_all(folders: str | Iterable[str]) -> list[FinishedRun]:
-    """The finished runs of a folder or of several, each once: the folder itself, or those below it, at any depth.
-
-    Raises:
-        InputError: one of the folders holds none.
-    """
+    """The finished runs in a folder or several, at any depth, each once. Raises InputError: a folder holds none."""
     found: dict[Path, FinishedRun] = {}
     for folder in map(expand, [folders] if isinstance(folders, str) else folders):
         places = [path.parent for path in sorted(folder.rglob(METRICS_FILE))]

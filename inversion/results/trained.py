@@ -35,14 +35,12 @@ class TrainedRun(nn.Module):
 
     def __init__(self, encoder: Encoder, decoder: Decoder, standardize: nn.Module, metadata: Mapping[str, Any]) -> None:
         super().__init__()
-        self.encoder, self.decoder, self.standardize = encoder, decoder, standardize
-        self.metadata = metadata
+        self.encoder, self.decoder, self.standardize, self.metadata = encoder, decoder, standardize, metadata
         self.requires_grad_(False)
         self.eval()
 
     @property
     def layer(self) -> str:
-        """The layer that is inverted."""
         return self.encoder.layer
 
     @property
@@ -52,7 +50,6 @@ class TrainedRun(nn.Module):
 
     @property
     def device(self) -> torch.device:
-        """Where it computes."""
         return next(self.parameters()).device
 
     @torch.no_grad()
@@ -81,13 +78,8 @@ def load(folder: str | Path, weights: str | None = None, any_weights: bool = Fal
     """Loads the best checkpoint of a run's folder, and the encoder that it was trained for, onto the CPU. Runs no code from
     either file.
 
-    Args:
-        folder: of a run; `outputs/<sweep>/<layer>`.
-        weights: the encoder's, where they lie elsewhere than when the run was trained: as `encoder.weights`.
-        any_weights: takes them even if their hash isn't that of the weights that the decoder was trained for.
-
-    Raises:
-        InputError: the checkpoint is missing or damaged, or the encoder's weights are missing or are not those of the run.
+    `weights` are the encoder's if they have moved since, as `encoder.weights`; with `any_weights` their hash isn't checked.
+    Raises InputError: the checkpoint is missing or damaged, or the encoder's weights are missing or are not those of the run.
     """
     path = checkpoints.path_of(expand(folder), checkpoints.BEST)
     if not path.is_file():

@@ -1,1 +1,1 @@
-"""What the decoders show: one file a study, and what they share."""
+"""What finished runs show: a study in each module, whose options are described in conf/study/<its name>.yaml."""

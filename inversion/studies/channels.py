@@ -26,12 +26,9 @@ from inversion.results.trained import TrainedRun
 from inversion.studies.result import Result, layer_colour, new_figure, samples
 from inversion.studies.subject import Subject, check_range
 
-ORDERS = {"by importance": "-", "by variance": "--", "at random": ":"}
-"""The order in which channels are kept -> line style."""
-SHARES = [0.01, 0.03, 0.1, 0.2, 0.4, 0.7, 1.0]
-"""Of the channels that are kept when all others are held at their mean."""
-PATCHES = 5
-"""How many are shown of a channel."""
+ORDERS = {"by importance": "-", "by variance": "--", "at random": ":"}  # in which channels are kept -> line style
+SHARES = [0.01, 0.03, 0.1, 0.2, 0.4, 0.7, 1.0]  # of the channels that are kept, all others held at their mean
+PATCHES = 5  # shown of a channel
 
 
 def replaced(features: Tensor, channels: Tensor, others: Tensor) -> Tensor:
@@ -53,9 +50,7 @@ def importance(subject: Subject, run: TrainedRun, features: Tensor, mean: Tensor
 
 
 def reach(encoder: Encoder, image: Tensor, channel: int, place: int) -> tuple[slice, slice]:
-    """The rows and columns of an image (1, 3, 227, 227), on the encoder's device, that move one unit, the one at a place of a
-    channel's flattened map: where its gradient isn't zero. The whole image for a unit that a ReLU has cut off.
-    """
+    """Rows and columns of an image (1, 3, 227, 227) where a unit's gradient isn't zero; all, if a ReLU has cut it off."""
     image = image.clone().requires_grad_()
     (gradient,) = torch.autograd.grad(encoder(image)[0, channel].flatten()[place], image)
     rows, columns = (gradient[0].abs().sum(dim).nonzero().flatten().tolist() for dim in ((0, 2), (0, 1)))
@@ -63,9 +58,7 @@ def reach(encoder: Encoder, image: Tensor, channel: int, place: int) -> tuple[sl
 
 
 def exciting_patches(run: TrainedRun, images: Tensor, features: Tensor, channel: int) -> Tensor:
-    """The patches of native images, uint8 (N, 3, n, n), with these features, (N, C, ...), that excite a channel most: of each
-    image the strongest, strongest first, enlarged: at most (PATCHES, 3, 227, 227) in [-1, 1].
-    """
+    """Patches of native uint8 images that excite a channel most, one an image: (at most PATCHES, 3, 227, 227) in [-1, 1]."""
     values, places = features[:, channel].reshape(len(features), -1).max(dim=1)
     patches = []
     for i in values.topk(min(PATCHES, len(values))).indices.tolist():
@@ -125,7 +118,6 @@ def importance_figure(subject: Subject, rows: Sequence[Mapping[str, Any]]) -> Fi
 
 
 def channels(subject: Subject, folder: Path, images: int, candidates: int, shown: int) -> Result:
-    """See the module; the options are described in conf/study/channels.yaml."""
     check_range(1, candidates=candidates, shown=shown)
     subject, tested = subject.on("val", images), subject.on("test", images)
     rows: list[dict[str, Any]] = []
@@ -152,8 +144,7 @@ def channels(subject: Subject, folder: Path, images: int, candidates: int, shown
         strongest.append(strongest_figure(run, title, subject.samples(1), mean, shown))
         important = order[:shown].tolist()
         patches = torch.stack([exciting_patches(run, subject.images, features, c) for c in important], dim=1)
-        columns = {f"patch {i + 1}": some for i, some in enumerate(patches)}
-        labels = [f"channel {c}" for c in important]
+        columns, labels = {f"patch {i + 1}": some for i, some in enumerate(patches)}, [f"channel {c}" for c in important]
         exciting.append(samples(columns, labels, f"{title}: what excites the most important channels"))
         gains = rises.clamp_min(0).sort(descending=True).values.cumsum(0)
         half = int((gains < gains[-1] / 2).sum()) + 1

@@ -20,9 +20,7 @@ from inversion.studies.subject import Subject, check_range, image_scores
 
 
 def chosen_images(subject: Subject, shown: int, random: int | None, chosen: Sequence[str] | None) -> tuple[list[str], Tensor]:
-    """The images of the samples figure: file names, and (N, 3, 227, 227) in [-1, 1]. Raises InputError: a chosen name fits no
-    image, or several.
-    """
+    """File names and images, (N, 3, 227, 227) in [-1, 1]. Raises InputError: a chosen name fits no image, or several."""
     if chosen is None and random is None:
         return subject.datamodule.samples(subject.part, shown)
     files = subject.datamodule.split.files(subject.part)
@@ -41,7 +39,6 @@ def chosen_images(subject: Subject, shown: int, random: int | None, chosen: Sequ
 
 
 def extremes_figure(subject: Subject, run: TrainedRun, title: str, mse: Tensor, number: int) -> Image.Image:
-    """The run's best and worst images, beside their reconstructions."""
     order = mse.argsort()
     figures = []
     for name, places in (("best", order[:number]), ("worst", order[-number:].flip(0))):
@@ -54,7 +51,6 @@ def extremes_figure(subject: Subject, run: TrainedRun, title: str, mse: Tensor, 
 def compare_layers(
     subject: Subject, folder: Path, shown: int, random: int | None, chosen: Sequence[str] | None, extremes: int
 ) -> Result:
-    """See the module; the options are described in conf/study/compare_layers.yaml."""
     check_range(1, shown=shown, extremes=extremes)
     files, originals = chosen_images(subject, shown, random, chosen)
     columns = {"Original": originals}

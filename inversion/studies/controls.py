@@ -26,14 +26,13 @@ from inversion.training.run import fit_decoder, train
 
 log = logging.getLogger(__name__)
 
-COLOURS = {
+COLOURS = {  # of each method's bars, also for the colour-blind (Okabe & Ito)
     "Decoder": "#0072B2",
     "Untrained encoder": "#E69F00",
     "Autoencoder": "#009E73",
     "Nearest image": "#CC79A7",
     "Mean image": "0.6",
 }
-"""Of each method's bars, also for the colour-blind (Okabe & Ito)."""
 
 
 class Autoencoder(InversionModule):
@@ -96,7 +95,6 @@ def feature_error(found: Tensor, wanted: Tensor) -> float:
 
 
 def scores_figure(rows: list[dict[str, Any]]) -> Figure:
-    """A group of bars for each run."""
     titles = list(dict.fromkeys(row["run"] for row in rows))
     labels = {"mse": "MSE", "ssim": "SSIM", "feature_error": "error of the features / their spread"}
     figure, plots = new_figure(15, 4.5, columns=3)
@@ -112,7 +110,6 @@ def scores_figure(rows: list[dict[str, Any]]) -> Figure:
 
 
 def controls(subject: Subject, folder: Path, epochs: int | None, autoencoder: bool, shown: int) -> Result:
-    """See the module; the options are described in conf/study/controls.yaml. Resumes the trainings in the folder."""
     check_range(1, shown=shown, epochs=1 if epochs is None else epochs)
     log.info(f"Trained  {folder}: if interrupted, the same command with the same hydra.run.dir resumes.")
     originals, truth = subject.samples(shown), subject.truth()

@@ -16,10 +16,8 @@ from inversion.core import pixels
 from inversion.studies.result import Result, layer_colour, new_figure
 from inversion.studies.subject import Subject
 
-LUMINANCE = torch.tensor([0.299, 0.587, 0.114])
-"""Of red, green and blue (ITU-R BT.601)."""
-SHADES = {"luminance": "0.35", "chrominance": "tab:orange"}
-"""Colours of the bars."""
+LUMINANCE = torch.tensor([0.299, 0.587, 0.114])  # of red, green and blue (ITU-R BT.601)
+SHADES = {"luminance": "0.35", "chrominance": "tab:orange"}  # of the bars
 
 
 def r2_by_frequency(truth: Tensor, reconstructions: Tensor, mean: Tensor) -> Tensor:
@@ -40,9 +38,7 @@ def r2_by_frequency(truth: Tensor, reconstructions: Tensor, mean: Tensor) -> Ten
 
 
 def unexplained_by_colour(truth: Tensor, reconstructions: Tensor, mean: Tensor) -> dict[str, float]:
-    """The error's share of the variance around the mean image, (3, n, n), of luminance and of chrominance (each colour minus
-    luminance): of (N, 3, n, n) each, on any scale.
-    """
+    """The error's share of the variance around the mean image, of luminance and of each colour minus it: shapes as above."""
 
     def energy(images: Tensor) -> Tensor:
         light = (images.double() * LUMINANCE.double()[:, None, None]).sum(1, keepdim=True)
@@ -75,7 +71,6 @@ def largest_peak(power: Tensor) -> tuple[float, int]:
 
 
 def frequency(subject: Subject, folder: Path) -> Result:
-    """See the module."""
     truth, mean, inputs = subject.truth(), subject.mean_image(), subject.samples(100)
     figure, (by_frequency, by_colour) = new_figure(12, 4.5, columns=2)
     rows: list[dict[str, object]] = []

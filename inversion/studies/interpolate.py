@@ -49,7 +49,6 @@ def strip(rows: Mapping[str, Tensor], columns: Sequence[str], title: str = "") -
 
 
 def interpolate(subject: Subject, folder: Path, pairs: int, steps: int, classes: int, draws: int) -> Result:
-    """See the module; the options are described in conf/study/interpolate.yaml."""
     check_range(1, pairs=pairs, classes=classes, draws=draws)
     check_range(3, steps=steps)
     check_range(2, images=len(subject.files))

@@ -48,9 +48,7 @@ def starting_noise(number: int, size: int) -> Tensor:
 def invert(
     encoder: Encoder, wanted: Tensor, noise: Tensor, steps: int, lr: float, tv: float, beta: float, alpha: float, bound: float
 ) -> Tensor:
-    """Images (N, 3, 227, 227) in [-1, 1] whose features come close to those wanted, (N, *feature_shape), starting from native
-    noise (N, 3, n, n). The encoder is frozen; all are on its device. The options are those of conf/study/optimise.yaml.
-    """
+    """Images (N, 3, 227, 227) in [-1, 1] with features close to those wanted, (N, *feature_shape), from noise (N, 3, n, n)."""
     images = noise.clone().requires_grad_()
     optimizer = torch.optim.Adam([images], lr=lr)
     scheduler = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, T_max=steps)
@@ -65,11 +63,8 @@ def invert(
 
 
 def optimised(run: TrainedRun, inputs: Tensor, path: Path, part: str, **options: float) -> tuple[Tensor, float]:
-    """The optimised images, (N, 3, 227, 227) in [-1, 1], and the seconds an image took: from the file, if it is there, else
-    computed and saved to it.
-
-    Raises:
-        InputError: the file was made with other options.
+    """The optimised images, (N, 3, 227, 227) in [-1, 1], and the seconds an image took: computed and saved, or loaded from the
+    file. Raises InputError: it was made with other options.
     """
     made_with = {**options, "part": part, "shown": len(inputs), **{key: run.metadata[key] for key in ("encoder", "split")}}
     if not path.is_file():
@@ -85,7 +80,6 @@ def optimised(run: TrainedRun, inputs: Tensor, path: Path, part: str, **options:
 
 
 def optimise(subject: Subject, folder: Path, shown: int, **options: float) -> Result:
-    """See the module; the options are described in conf/study/optimise.yaml. Resumes with the layers that are done."""
     check_range(1, shown=shown, steps=options["steps"])
     check_range(0, **options)
     log.info(f"Images   {folder}/images: if interrupted, the same command with the same hydra.run.dir resumes from those.")

@@ -22,8 +22,7 @@ from inversion.studies.subject import Subject, check_range
 from inversion.training.metrics import mean_squared_errors
 
 NONE, TOP, ALL_BUT_TOP, SIGNS, DROPPED, NOISE = "as it is", "top", "all but top", "signs", "dropped", "noise"
-CURVES = (TOP, ALL_BUT_TOP, NOISE)
-"""The kinds of change, and those of several sizes."""
+CURVES = (TOP, ALL_BUT_TOP, NOISE)  # the kinds of change that have several sizes
 
 
 def binarised(features: Tensor) -> Tensor:
@@ -61,7 +60,6 @@ def changes(
 
 
 def perturb(subject: Subject, folder: Path, top: Sequence[int], noise: Sequence[float], drop: float, shown: int) -> Result:
-    """See the module; the options are described in conf/study/perturb.yaml."""
     check_range(0, 1, drop=drop)
     check_range(1, shown=shown)
     floor = float(mean_squared_errors(subject.datamodule.mean_image()[None], pixels.normalize(subject.images)).mean())

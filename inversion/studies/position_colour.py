@@ -21,8 +21,7 @@ from inversion.results.trained import TrainedRun
 from inversion.studies.result import Result, layer_colour, new_figure, samples
 from inversion.studies.subject import BATCH, Subject, check_range
 
-MOST = 48
-"""The largest shift that is searched for, in pixels of the 227."""
+MOST = 48  # the largest shift that is searched for, in pixels of the 227
 YIQ = torch.tensor([[0.299, 0.587, 0.114], [0.5959, -0.2746, -0.3213], [0.2115, -0.5227, 0.3112]])
 """Red, green and blue to luminance and two axes of colour (NTSC)."""
 
@@ -35,9 +34,7 @@ def shifted(images: Tensor, right: int, down: int) -> Tensor:
 
 
 def estimated_shift(before: Tensor, after: Tensor, dim: int) -> Tensor:
-    """How far `after` is shifted relative to `before`, (N, 3, S, S) each, along a dimension (-1: to the right, -2: down): the
-    shift of at most MOST pixels with the least mean squared difference over the middle, which is always covered: (N,).
-    """
+    """The shift (N,) along `dim`, at most MOST, with the least MSE over the middle, which is always covered: (N, 3, S, S)."""
     shifts = sorted(range(-MOST, MOST + 1), key=abs)  # of equals the smallest
     size = before.shape[-1] - 2 * MOST
     middle = after.narrow(dim, MOST, size)
@@ -80,9 +77,8 @@ def reconstructed(run: TrainedRun, images: Tensor) -> Tensor:
 def measures(
     reconstruct: Callable[[Tensor], Tensor], images: Tensor, shifts: Sequence[int], turns: Sequence[float]
 ) -> list[dict[str, Any]]:
-    """A row for every shift (pixels), every rotation of hues (degrees) and the grey version: what was done, its mean estimate,
-    the estimates' standard deviation and mean absolute error. Of the grey version the remaining colour is estimated, root mean
-    square, relative to the unchanged image's reconstruction.
+    """A row for every shift (pixels), every rotation of hues (degrees) and the grey version, of which the remaining colour is
+    estimated: root mean square, relative to the unchanged image's reconstruction.
     """
 
     def row(what: str, done: float, offset: Tensor) -> dict[str, Any]:
@@ -127,7 +123,6 @@ def measures_figure(subject: Subject, rows: list[dict[str, Any]]) -> Figure:
 def position_colour(
     subject: Subject, folder: Path, images: int, shifts: Sequence[int], turns: Sequence[float], shown: int
 ) -> Result:
-    """See the module; the options are described in conf/study/position_colour.yaml."""
     check_range(-MOST, MOST, shifts=shifts)
     check_range(1, shown=shown)
     subject = subject.on(subject.part, min(images, len(subject.files)))

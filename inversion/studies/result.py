@@ -38,19 +38,17 @@ img {{ max-width: 100%; display: block; margin: 1em 0; }}
 {}
 </html>
 """
-"""HTML; the studies' sections are filled in."""
 
 
 @dataclass(frozen=True)
 class Result:
-    """What a study found."""
+    """What a study found: figures by name, the most telling first; its table, whose rows may have different columns; and
+    what the numbers say, in sentences.
+    """
 
     figures: Mapping[str, Figure | Image.Image]
-    """Name -> figure, the most telling first."""
     rows: Sequence[Mapping[str, Any]]
-    """The table: one mapping of columns to values per row; rows may have different columns."""
     findings: Sequence[str]
-    """What the numbers say, in sentences."""
 
     def save(self, folder: Path) -> None:
         """Writes `<figure>.png` each and `table.csv`, shows the figures in TensorBoard, and logs all of it."""

@@ -16,25 +16,15 @@ from inversion.results import runs, trained
 from inversion.training.building import build
 from inversion.training.metrics import MAX_PSNR, mean_squared_errors
 
-BATCH = 64
-"""Images that are encoded and decoded at once."""
+BATCH = 64  # images that are encoded and decoded at once
 
 
 class Subject:
-    """Finished runs, and images of the data that they were trained on.
+    """Finished runs, and images of the data that they were trained on. The arguments are described in conf/study.yaml.
 
     `runs` are by title, in the network's order; they compute on `device`, all else is on the CPU. `images` are native, uint8
     (N, 3, n, n), of `part`, with their names, `files`, and their classes, `labels`, (N,), as places in the list `classes`.
-
-    Args:
-        folders: a sweep's, a run's, or several.
-        part: `val` or `test`.
-        images: at most so many of its images, evenly spread; None for all.
-        weights: the encoder's, if they lie elsewhere than when the runs were trained.
-        device: `cpu`, `cuda` and so on; `auto` takes a GPU if there is one.
-
-    Raises:
-        InputError: there are no such runs, they were trained on different images, or an option can't be used.
+    Raises InputError: there are no such runs, they were trained on different images, or an option can't be used.
     """
 
     def __init__(
@@ -72,7 +62,7 @@ class Subject:
         self.images = self.datamodule.images(part)[chosen]
 
     def on(self, part: str, images: int | None = None) -> "Subject":
-        """The same runs with other images, see the arguments of the class."""
+        """The same runs with other images, see conf/study.yaml."""
         other = copy(self)
         other._choose(part, images)
         return other
