@@ -123,7 +123,7 @@ def test_it_learns(synthetic_root):
     optimizer = torch.optim.AdamW(model.parameters(), lr=3e-4)
     batch = data.on_after_batch_transfer(next(iter(data.train_dataloader())), 0)
     losses = []
-    for _ in range(24):
+    for _ in range(16):
         loss = model.training_step(batch, 0)
         optimizer.zero_grad()
         loss.backward()
