@@ -86,7 +86,7 @@ def test_a_run_over_two_processes_that_is_killed_resumes(quick, shared, tmp_path
     process.wait()
     assert not (tmp_path / "out" / "metrics.json").exists()
     assert start(arguments, tmp_path / "said.txt").wait(240) == 0, (tmp_path / "said.txt").read_text()
-    assert "Going on from" in (tmp_path / "said.txt").read_text()
+    assert "Resuming from" in (tmp_path / "said.txt").read_text()
     assert not differences(shared / "out", tmp_path / "out")
 
 

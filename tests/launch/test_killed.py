@@ -80,7 +80,7 @@ def test_a_sweep_killed_in_its_second_job_resumes_there(whole, tmp_path):
     assert run(options, tmp_path / "said.txt") == 0, (tmp_path / "said.txt").read_text()
     assert (first / "metrics.json").stat().st_mtime_ns == finished and not differences(whole.folder, first)
     said = (tmp_path / "said.txt").read_text()
-    assert f"{first} holds this run, finished" in said and f"Going on from {second}" in said
+    assert f"{first} holds this run, finished" in said and f"Resuming from {second}" in said
     assert len(list(csv.DictReader((tmp_path / "out" / "metrics.csv").open()))) == 2
 
 

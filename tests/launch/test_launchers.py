@@ -44,13 +44,14 @@ def fail(cfg, folder):
 
 @pytest.mark.parametrize("launcher", ["basic", "joblib"])
 def test_a_job_that_failed_is_named_wherever_its_folder_lies(tmp_path, monkeypatch, launcher, one_line):
-    monkeypatch.setattr("inversion.launch.sweep._report", lambda folder, jobs: (folder / "done").write_text(f"{jobs}"))
+    monkeypatch.setattr("inversion.results.runs.FinishedRun.load", str)
+    monkeypatch.setattr("inversion.results.report.publish", lambda folder, jobs: (folder / "done").write_text(f"{jobs}"))
     monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "")
     folders = [f"hydra.sweep.dir={tmp_path / 'out'}", "hydra.sweep.subdir='../runs/${hydra.job.num}'"]
     outcome = run(fail, "-m", "seed=0,1,2", f"hydra/launcher={launcher}", *folders)
     failed = "../runs/1 (seed=1 can't be used); ../runs/2 (seed=2 can't be used)"
     assert (outcome.code, one_line(outcome.said)) == (1, f"error: 2 of the sweep's jobs failed: {failed}.")
-    assert "runs/0')]" in (tmp_path / "out" / "done").read_text()
+    assert "runs/0']" in (tmp_path / "out" / "done").read_text()
     assert run(fail, "-m", "seed=0", f"hydra.sweep.dir={tmp_path / 'out'}") == Outcome(
         0, ""
     )  # earlier failures aren't its own
