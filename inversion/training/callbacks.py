@@ -4,6 +4,7 @@ import logging
 import math
 import sys
 import time
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -186,6 +187,21 @@ def reconstruct(model: LightningModule, images: Tensor) -> Tensor:
     pictures = pixels.to_display(model(images.to(model.device)))
     model.train(was_training)
     return pictures
+
+
+class Curves(TensorBoardLogger):
+    """TensorBoard's curves without that of the epoch's number, which would come first, and with one point a step: the hparams
+    table refers to `val/mse` and `val/psnr`, which are curves already. The options are `TensorBoardLogger`'s.
+    """
+
+    def __init__(self, save_dir: str, **options: Any) -> None:
+        super().__init__(save_dir, **options)
+        self.steps: dict[str, int | None] = {}
+
+    def log_metrics(self, metrics: Mapping[str, float], step: int | None = None) -> None:
+        new = {name: value for name, value in metrics.items() if name != "epoch" and self.steps.get(name, -1) != step}
+        self.steps |= dict.fromkeys(new, step)
+        super().log_metrics(new, step)
 
 
 class ImagesPerSecond(Callback):

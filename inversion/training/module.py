@@ -107,7 +107,7 @@ class InversionModule(LightningModule):
 
     def configure_optimizers(self) -> Any:
         optimizer = self.optimizer(self.parameters())
-        scheduler = {"scheduler": self.scheduler(optimizer), "interval": "epoch", "monitor": "val/loss"}
+        scheduler = {"scheduler": self.scheduler(optimizer), "interval": "epoch", "monitor": "val/loss", "name": "train/lr"}
         return {"optimizer": optimizer, "lr_scheduler": scheduler}
 
     @classmethod

@@ -114,8 +114,8 @@ def description(cfg: DictConfig, fitted: Fitted) -> dict[str, Any]:
     }
 
 
-HPARAMS = ("layer", "decoder", "loss", "lr", "seed", "epochs", "data_seed", "encoder", "standardize")
-"""What the hparams table says of a run beside its scores."""
+HPARAMS = ("layer", "decoder", "loss", "lr", "seed", "epochs")
+"""What the hparams table says of a run beside its scores. TensorBoard shows the first five of them at once."""
 
 
 def publish(cfg: DictConfig, folder: Path, fitted: Fitted, metrics: dict[str, Any]) -> None:
@@ -126,15 +126,13 @@ def publish(cfg: DictConfig, folder: Path, fitted: Fitted, metrics: dict[str, An
     with atomic_file(folder / "samples.png") as file:
         columns = {"Original": samples.originals, outcome.title_of(metrics["layer"]): samples.reconstructions}
         samples_figure(columns).save(file, "PNG")
-    hparams = {name: metrics[name] for name in HPARAMS}
-    hparams |= {f"val_{name}": metrics["val"][name] for name in ("mse", "psnr", "ssim")}
-    hparams["test_mse"] = metrics.get("test", {}).get("mse", float("nan"))
-    curve = fitted.trainer.callback_metrics.get("val/loss")
+    hparams = {name: metrics[name] for name in HPARAMS} | {"test_mse": metrics.get("test", {}).get("mse", float("nan"))}
+    scores = {f"val/{name}": metrics["val"][name] for name in ("mse", "psnr", "ssim")}
     for logger in fitted.trainer.loggers:
-        if not isinstance(logger, TensorBoardLogger):
-            logger.log_hyperparams(hparams)
-        elif curve is not None:  # to which TensorBoard's table has to point
-            logger.log_hyperparams(hparams, {"val/loss": float(curve)}, step=fitted.trainer.global_step - 1)
+        if isinstance(logger, TensorBoardLogger):
+            logger.log_hyperparams(hparams, scores, step=fitted.trainer.global_step - 1)
+        else:
+            logger.log_hyperparams({**hparams, **scores})
         logger.finalize("success")
     outcome.write_metrics(folder, metrics)
     line = "MSE {mse:.5f} PSNR {psnr:.2f} dB SSIM {ssim:.4f}".format_map
