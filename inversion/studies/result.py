@@ -52,7 +52,7 @@ class Result:
 
     def save(self, folder: Path) -> None:
         """Writes `<figure>.png` each and `table.csv`, shows the figures in TensorBoard, and logs all of it."""
-        with SummaryWriter(str(folder / "tensorboard")) as board:
+        with SummaryWriter(str(folder)) as board:
             for name, figure in self.figures.items():
                 path = folder / f"{name}.png"
                 with atomic_file(path) as file:
