@@ -287,3 +287,17 @@ def test_a_decoder_gets_the_features_of_trained_weights_as_it_wants_them(layer, 
     options = [f"encoder.weights={TRAINED}", "trainer.max_epochs=1", "test=false", f"decoder={decoder}"]
     assert run_train(f"layer={layer}", *quick, *options, f"hydra.run.dir={tmp_path / 'run'}").code == 0
     assert json.loads((tmp_path / "run" / "metrics.json").read_text())["standardize"] is standardized
+
+
+def test_a_run_is_a_library_call_too(quick, tmp_path):
+    """As in a notebook: without Hydra's runtime, in a process that no program has set up."""
+    options = ["layer=conv5", *quick, "decoder.members=1", "trainer.max_epochs=1", "test=false"]
+    code = "import json, sys; from hydra import compose, initialize_config_dir; import inversion\n"
+    code += "from inversion.training.run import train\n"
+    code += f"with initialize_config_dir({str(REPOSITORY / 'conf')!r}, version_base='1.3'):\n"
+    code += f"    cfg = compose('config', {options})\n"
+    code += "assert train(cfg, 'out')['val']['mse'] > 0 and train(cfg, 'out') is None"
+    environment = {**os.environ, "PYTHONPATH": str(REPOSITORY)}
+    done = subprocess.run([sys.executable, "-c", code], cwd=tmp_path, env=environment, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    assert (tmp_path / "out" / "checkpoints" / "best.ckpt").is_file()
