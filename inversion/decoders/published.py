@@ -6,20 +6,24 @@ from torch import Tensor, nn
 
 from inversion.core.errors import InputError
 from inversion.decoders.base import Decoder, check_number, check_numbers
+from inversion.decoders.batch_norm import BatchNorm
 
 
 class PublishedDecoder(Decoder):
-    """The published decoders: 5x5 stride-2 up-convolutions, LeakyReLU, the result resized to the input's size. Feature maps
-    first pass through 3x3 convolutions, vectors through fully connected layers and a reshape to maps of 4x4. The published
-    code's activation on the last layer is left out, since targets lie in [-1, 1]. The working size follows from the features
-    (13 -> 416, 6 -> 192, 4 -> 128), not from `native_size`.
+    """The published decoders, as their code builds them: 5x5 stride-2 up-convolutions, LeakyReLU after each, the last one too,
+    batch normalisation after some, and a nearest-neighbour resize to the input's size. Feature maps first pass through 3x3
+    convolutions, vectors through fully connected layers and a reshape to maps of 4x4. The working size follows from the
+    features (13 -> 416, 6 -> 192, 4 -> 128), not from `native_size`.
 
     Args:
         up_channels: output channels of the up-convolutions; the last must be 3.
+        batch_norm: the up-convolutions that are followed by batch normalisation, counted from 1.
         channels: output channels of the 3x3 convolutions.
         hidden, start: widths of the fully connected layers, and channels of the map that the last is reshaped to; for vectors.
         kernel, up_kernel: sides of the convolutions' and of the up-convolutions' kernels, odd.
         slope: LeakyReLU's negative slope.
+        last_activation: whether a LeakyReLU follows the last up-convolution, though images lie in [-1, 1].
+        nearest: whether the image is resized by nearest neighbour, which draws blocks, or as the originals were.
     """
 
     def __init__(
@@ -29,20 +33,30 @@ class PublishedDecoder(Decoder):
         output_size: int,
         *,
         up_channels: Sequence[int],
+        batch_norm: Sequence[int] = (),
         channels: Sequence[int] = (),
         hidden: Sequence[int] = (),
         start: int = 256,
         kernel: int = 3,
         up_kernel: int = 5,
         slope: float = 0.2,
+        last_activation: bool = True,
+        nearest: bool = True,
     ) -> None:
         super().__init__(feature_shape, native_size, output_size)
-        for name, widths in {"up_channels": up_channels, "channels": channels, "hidden": hidden}.items():
+        for name, widths in {
+            "up_channels": up_channels,
+            "channels": channels,
+            "hidden": hidden,
+            "batch_norm": batch_norm,
+        }.items():
             check_numbers(f"decoder.{name}", widths)
         check_number("decoder.kernel", kernel, odd=True)
         check_number("decoder.up_kernel", up_kernel, odd=True)
         if not up_channels or up_channels[-1] != 3:
             raise InputError(f"decoder.up_channels={list(up_channels)} must end with 3, the image's colours.")
+        if max(batch_norm, default=0) > len(up_channels):
+            raise InputError(f"decoder.batch_norm={list(batch_norm)}: there are {len(up_channels)} up-convolutions.")
         layers: list[nn.Module] = []
         width = self.feature_shape[0]
         if len(self.feature_shape) == 1:
@@ -58,11 +72,14 @@ class PublishedDecoder(Decoder):
         for out in channels:
             layers += [nn.Conv2d(width, out, kernel, padding=kernel // 2), nn.LeakyReLU(slope)]
             width = out
-        for out in up_channels:
-            up = nn.ConvTranspose2d(width, out, up_kernel, stride=2, padding=up_kernel // 2, output_padding=1)
-            layers += [up, nn.LeakyReLU(slope)]
+        for number, out in enumerate(up_channels, 1):
+            layers.append(nn.ConvTranspose2d(width, out, up_kernel, stride=2, padding=up_kernel // 2, output_padding=1))
+            layers += [BatchNorm(out)] if number in batch_norm else []
+            layers.append(nn.LeakyReLU(slope))
             width = out
-        self.body = nn.Sequential(*layers[:-1])
+        self.body = nn.Sequential(*(layers if last_activation else layers[:-1]))
+        self.nearest = nearest
 
     def predict(self, features: Tensor) -> Tensor:
-        return self.body(features)
+        image = self.body(features)
+        return nn.functional.interpolate(image, self.output_size, mode="nearest") if self.nearest else image

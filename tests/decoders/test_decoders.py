@@ -21,9 +21,9 @@ def configured(decoder, layer, native_size=64, *options):
 
 
 @pytest.mark.parametrize("layer", TAPS)
-@pytest.mark.parametrize("name", ["compact", "published"])
-def test_every_layer_gives_a_linear_image_of_the_inputs_size(name, layer):
-    decoder = configured(name, layer).eval()
+@pytest.mark.parametrize(("name", "options"), [("compact", []), ("published", ["decoder.last_activation=false"])])
+def test_every_layer_gives_a_linear_image_of_the_inputs_size(name, options, layer):
+    decoder = configured(name, layer, 64, *options).eval()
     with torch.no_grad():
         image = decoder(torch.randn(2, *TAPS[layer].shape))
     assert image.shape == (2, 3, 227, 227)
@@ -31,8 +31,9 @@ def test_every_layer_gives_a_linear_image_of_the_inputs_size(name, layer):
     assert isinstance(last, nn.Conv2d | nn.ConvTranspose2d)
 
 
-# By hand, weights and biases: three 3x3 convolutions, five 5x5 up-convolutions, three fully connected layers of 4096.
-UP = sum(25 * a * b + b for a, b in [(256, 256), (256, 128), (128, 64), (64, 32), (32, 3)])
+# By hand, weights and biases: three 3x3 convolutions, five 5x5 up-convolutions, three fully connected layers of 4096, and
+# batch normalisation of 256 channels, for vectors of 64 more.
+UP = sum(25 * a * b + b for a, b in [(256, 256), (256, 128), (128, 64), (64, 32), (32, 3)]) + 2 * 256
 
 
 @pytest.mark.parametrize(
@@ -40,16 +41,36 @@ UP = sum(25 * a * b + b for a, b in [(256, 256), (256, 128), (128, 64), (64, 32)
     [
         ("conv5", 3 * (9 * 256 * 256 + 256) + UP, 192),
         ("conv2", 9 * 192 * 256 + 256 + 2 * (9 * 256 * 256 + 256) + UP, 416),
-        ("fc6", 3 * (4096 * 4096 + 4096) + UP, 128),
-        ("fc8", 1000 * 4096 + 4096 + 2 * (4096 * 4096 + 4096) + UP, 128),
-        ("conv1", 9 * 64 * 256 + 256 + 2 * (9 * 256 * 256 + 256) + 25 * (256 * 64 + 64 * 32 + 32 * 3) + 99, 216),
+        ("fc6", 3 * (4096 * 4096 + 4096) + UP + 2 * 64, 128),
+        ("fc8", 1000 * 4096 + 4096 + 2 * (4096 * 4096 + 4096) + UP + 2 * 64, 128),
+        ("conv1", 9 * 64 * 256 + 256 + 2 * (9 * 256 * 256 + 256) + 25 * (256 * 64 + 64 * 32 + 32 * 3) + 99 + 2 * 64, 216),
     ],
 )
 def test_published_sizes_are_the_published_ones(layer, weights, working_size):
     decoder = configured("published", layer)
     assert sum(parameter.numel() for parameter in decoder.parameters()) == weights
     with torch.no_grad():
-        assert decoder.predict(torch.zeros(1, *TAPS[layer].shape)).shape[-1] == working_size
+        assert decoder.eval().body(torch.zeros(1, *TAPS[layer].shape)).shape[-1] == working_size
+
+
+def test_published_is_the_published_codes_sequence_with_its_faults():
+    """A LeakyReLU on the image, and a resize by nearest neighbour; or, where chosen so, neither."""
+    body = configured("published", "fc8").body
+    assert [type(module).__name__ for module in body] == [
+        *(["Linear", "LeakyReLU"] * 3),
+        *("Unflatten", "ConvTranspose2d", "BatchNorm", "LeakyReLU", "ConvTranspose2d", "LeakyReLU"),
+        *("ConvTranspose2d", "BatchNorm", "LeakyReLU", *(["ConvTranspose2d", "LeakyReLU"] * 2)),
+    ]
+    decoder = configured("published", "conv5").eval()
+    linear = configured("published", "conv5", 64, "decoder.last_activation=false", "decoder.nearest=false").eval()
+    linear.load_state_dict(decoder.state_dict())
+    features = torch.randn(2, 256, 6, 6)
+    with torch.no_grad():
+        image = linear.predict(features)
+        expected = nn.functional.interpolate(nn.functional.leaky_relu(image, 0.2), 227, mode="nearest")
+        assert image.shape[-1] == 192 and image.min() < 0
+        torch.testing.assert_close(decoder.predict(features), expected)
+        torch.testing.assert_close(decoder(features), expected.clamp(-1, 1))
 
 
 @pytest.mark.parametrize("layer", TAPS)
@@ -72,7 +93,10 @@ def test_compact_follows_the_datas_resolution(native_size, layer):
     ("kernels", "decoder"),
     [
         ([5, 5, 5], lambda: CompactDecoder((8, 4, 4), 64, 227, channels=[8, 4], depth=[1, 1], kernel=5)),
-        ([1, 7], lambda: PublishedDecoder((8, 4, 4), 64, 227, channels=[8], up_channels=[3], kernel=1, up_kernel=7)),
+        (
+            [1, 7],
+            lambda: PublishedDecoder((8, 4, 4), 64, 227, channels=[8], up_channels=[3], kernel=1, up_kernel=7, nearest=False),
+        ),
     ],
 )
 def test_kernels_of_any_odd_side_keep_the_sizes(kernels, decoder):
@@ -128,7 +152,7 @@ def test_compact_does_not_checker(layer):
     features = torch.randn(8, *TAPS[layer].shape)
     with torch.no_grad():
         assert checkers(configured("compact", layer).predict(features)) < 1.2
-        assert layer != "conv5" or checkers(configured("published", layer).predict(features)) > 1.2
+        assert layer != "conv5" or checkers(configured("published", layer).eval().body(features)) > 1.2
 
 
 @pytest.mark.parametrize(
@@ -161,6 +185,7 @@ def test_working_sizes(first, last, number, sizes):
         (lambda: CompactDecoder((8, 4, 4), 64, 227, channels=[8], depth=[1], kernel=4), "decoder.kernel=4"),
         (lambda: PublishedDecoder((8, 4, 4), 64, 227, up_channels=[3], up_kernel="5"), "decoder.up_kernel=5"),
         (lambda: PublishedDecoder((8,), 64, 227, up_channels=[3], hidden=[100]), "decoder.hidden"),
+        (lambda: PublishedDecoder((8, 4, 4), 64, 227, up_channels=[3], batch_norm=[2]), "decoder.batch_norm"),
         (lambda: PublishedDecoder((8, 4, 4), 64, 227, up_channels=[8, 4]), "must end with 3"),
         (lambda: PublishedDecoder((8, 4, 4), 64, 227, up_channels=[3], hidden=[16]), "decoder.hidden"),
     ],
