@@ -2,6 +2,7 @@
 
 python experiments/invert.py image=photo.jpg runs=outputs/<sweep>
 python experiments/invert.py image=[photo.jpg,a-folder] runs=outputs/<sweep> size=227
+python experiments/invert.py image=photo.jpg runs=outputs/<sweep of decoder=flow> samples=4
 
 Writes `inversions.png`, originals beside every layer's reconstruction, and each reconstruction as a PNG of its own. The runs
 were trained on images of 64 x 64, so pictures are first reduced to that (`size`): "Original" is what the encoder saw.
@@ -15,7 +16,7 @@ from omegaconf import DictConfig
 from torchvision.transforms.v2.functional import to_pil_image
 
 from inversion.core import pixels
-from inversion.core.drawing import samples_figure
+from inversion.core.drawing import sample_columns, samples_figure
 from inversion.core.errors import InputError
 from inversion.core.file_kinds import printable
 from inversion.core.files import atomic_file, expand
@@ -40,11 +41,15 @@ def invert(cfg: DictConfig, folder: Path) -> None:
     images = trained.read_images(paths, size)
     columns = {"Original": pixels.to_display(images)}
     for run in found:
-        columns[titles[run.folder]] = pixels.to_display(trained.load(run.folder, cfg.weights).reconstruct(images))
+        loaded, title = trained.load(run.folder, cfg.weights), titles[run.folder]
+        columns[title] = pixels.to_display(loaded.reconstruct(images))
+        if cfg.samples:
+            more = sample_columns(loaded.sample(images, cfg.samples, cfg.seed))
+            columns |= {f"{title} {name}": column for name, column in more.items()}
         log.info(f"{run.layer}: {run.folder}")
     for title, column in columns.items():
         for name, image in zip(names, column, strict=True):
-            with atomic_file(folder / f"{name}_{title.lower().replace('/', '-')}.png") as file:
+            with atomic_file(folder / f"{name}_{title.lower().replace('/', '-').replace(' ', '-')}.png") as file:
                 to_pil_image(image).save(file, "PNG")
     if len(paths) > 50:
         log.info(f"Images   {folder}")

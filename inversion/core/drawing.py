@@ -64,10 +64,21 @@ def side_by_side(figures: Sequence[Image.Image]) -> Image.Image:
     return stacked(turned).transpose(Image.Transpose.TRANSPOSE)
 
 
-def pairs_grid(originals: Tensor, reconstructions: Tensor, tile: int = 128) -> Tensor:
-    """Originals beside their reconstructions, two pairs a row; (N, 3, S, S) each -> (3, height, width), all uint8."""
-    pairs = torch.stack([_tiles(originals, tile), _tiles(reconstructions, tile)], dim=1).flatten(0, 1)
-    return make_grid(pairs, nrow=4, padding=2, pad_value=255)
+def images_grid(columns: Sequence[Tensor], pairs: int = 1, tile: int = 128) -> Tensor:
+    """Columns of images (N, 3, S, S) side by side, those of `pairs` images a row -> (3, height, width), all uint8."""
+    tiles = torch.stack([_tiles(images, tile) for images in columns], dim=1).flatten(0, 1)
+    return make_grid(tiles, nrow=pairs * len(columns), padding=2, pad_value=255)
+
+
+def sample_columns(samples: Tensor) -> dict[str, Tensor]:
+    """Samples (N, K, 3, S, S) in [-1, 1] as the figure's columns, by title, and a map of where they differ: the standard
+    deviation of each pixel between them, over the colours, black for none and white for a quarter of the range or more.
+    """
+    shown = samples.flatten(0, 1)
+    columns = pixels.to_display(shown).unflatten(0, samples.shape[:2])
+    spread = pixels.denormalize(shown).unflatten(0, samples.shape[:2]).var(1).mean(1, keepdim=True).sqrt().cpu()
+    named = {f"sample {number}": columns[:, number - 1] for number in range(1, samples.shape[1] + 1)}
+    return named | {"differ": pixels.to_uint8((4 * spread).clamp(0, 1)).expand(-1, 3, -1, -1).contiguous()}
 
 
 def _tiles(images: Tensor, side: int) -> Tensor:

@@ -13,6 +13,16 @@ COLOURS = torch.tensor([[1.0, 1.0, 1.0], [1.0, 0.0, -1.0], [1.0, -2.0, 1.0]])
 COLOURS = COLOURS / COLOURS.norm(dim=1, keepdim=True)
 """Red, green and blue to luminance and two opponent colours: orthonormal."""
 
+STEPS = 10
+"""Of Heun's method, from noise to a sample; two evaluations of the network each."""
+
+
+def cosine_basis(n: int) -> Tensor:
+    """The cosine transform's orthonormal rows, (n, n): row k has k / 2 cycles."""
+    positions = torch.arange(n, dtype=torch.float64)
+    basis = torch.cos(torch.pi / n * positions[:, None] * (positions + 0.5))
+    return (basis / basis.norm(dim=1, keepdim=True)).float()
+
 
 class Whitening(nn.Module):
     """Between images' errors (B, 3, n, n) and the same with unit variance at each frequency of each opponent colour.
@@ -27,10 +37,7 @@ class Whitening(nn.Module):
 
     def __init__(self, native_size: int) -> None:
         super().__init__()
-        positions = torch.arange(native_size, dtype=torch.float64)
-        basis = torch.cos(torch.pi / native_size * positions[:, None] * (positions + 0.5))
-        basis /= basis.norm(dim=1, keepdim=True)
-        self.register_buffer("basis", basis.float(), persistent=False)  # of the cosine transform, orthonormal
+        self.register_buffer("basis", cosine_basis(native_size), persistent=False)
         self.register_buffer("colours", COLOURS, persistent=False)
         for name in ("train_variance", "val_variance"):
             self.register_buffer(name, torch.ones(3, native_size, native_size))
@@ -135,6 +142,16 @@ class FlowDecoder(Decoder):
         image = mean + self.whitening.filter(z * (t / variance), scale)
         found = self.network(torch.cat([z / variance.sqrt(), image, mean], 1), time, condition).float()
         return (2 * t - 1) / variance * z + found / variance.sqrt()
+
+    def samples(self, features: Tensor, number: int, seed: int, steps: int = STEPS) -> Tensor:
+        """Features (B, *feature_shape) -> native images (B, number, 3, n, n) in [-1, 1]. The noise depends on the seed and on
+        the image's place in the batch.
+        """
+        shape = (len(features) * number, 3, self.native_size, self.native_size)
+        noise = torch.randn(shape, generator=torch.Generator().manual_seed(seed))
+        batches = zip(features.repeat_interleave(number, 0).split(64), noise.split(64), strict=True)
+        images = torch.cat([self.sample(some, few.to(features.device), steps) for some, few in batches])
+        return images.clamp(-1, 1).unflatten(0, (len(features), number))
 
     @torch.no_grad()
     def sample(self, features: Tensor, noise: Tensor, steps: int) -> Tensor:

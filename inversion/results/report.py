@@ -45,7 +45,8 @@ def write_figures(folder: Path, runs: Sequence[FinishedRun]) -> list[Path]:
     for path, group in zip(paths, groups.values(), strict=True):
         names = titles(group)
         columns = {"Original": group[0].samples.originals}
-        columns |= {names[run.folder]: run.samples.reconstructions for run in group}
+        for run in group:
+            columns |= run.samples.columns(names[run.folder])
         with atomic_file(path) as file:
             samples_figure(columns).save(file, "PNG")
     return paths

@@ -1,0 +1,239 @@
+"""What does a layer leave open, and may the samples be believed?
+
+Runs of `decoder=flow` draw several images from each image's features. If these are exact samples, an image is to them as they
+are to each other: one sample's squared error is twice that of the best single image, their spread equals the error of their
+mean, and the true number's rank among theirs is uniform. What varies between them the layer left open; what all share it kept,
+or the generator can't draw otherwise: what is absent from samples is absent from the features or beyond the generator. Beside
+them stand the best single image with Gaussian noise of its validation errors' size per pixel.
+"""
+
+import logging
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+from matplotlib.figure import Figure
+from torch import Tensor
+
+from inversion.core import pixels
+from inversion.core.drawing import sample_columns, samples_figure, stacked
+from inversion.core.errors import InputError
+from inversion.decoders.flow import COLOURS, FlowDecoder, cosine_basis
+from inversion.encoders.alexnet import TAPS
+from inversion.results.trained import TrainedRun
+from inversion.studies import calibration
+from inversion.studies.result import Result, layer_colour, new_figure
+from inversion.studies.subject import BATCH, Subject, check_range
+from inversion.training.building import build
+
+log = logging.getLogger(__name__)
+
+BANDS = (0, 1, 2, 4, 8, 12, 16, 20, 28, 48)
+"""Edges in cycles per image."""
+SHARES = (0.5, 0.9)
+FLOW, NOISE = "samples", "mean + noise"
+
+
+def samples(
+    subject: Subject,
+    folder: Path,
+    number: int,
+    images: int | None,
+    steps: int,
+    seed: int,
+    layers: Sequence[str],
+    shown: int,
+) -> Result:
+    check_range(2, number=number)
+    check_range(1, steps=steps, shown=shown)
+    flows = {title: run for title, run in subject.runs.items() if isinstance(run.decoder, FlowDecoder)}
+    if not flows:
+        raise InputError("study=samples is for runs of decoder=flow, and there are none among these.")
+    chosen = subject.on(subject.part, images)
+    rows: list[dict[str, Any]] = []
+    pictures, findings = [], []
+    for title, run in flows.items():
+        log.info(f"{title}: {number} samples of {len(chosen.images)} images")
+        features = chosen.features(run)
+        drawn = torch.cat([run.native_samples(some, number, seed + i, steps) for i, some in enumerate(features.split(BATCH))])
+        drawn = pixels.denormalize(drawn.flatten(0, 1)).unflatten(0, drawn.shape[:2])
+        own, finding = _study(subject, chosen, run, features, drawn, seed, layers)
+        rows += [{"run": title, **row} for row in own]
+        findings.append(f"{title}: {finding}")
+        originals = subject.samples(shown)
+        columns = {"Original": pixels.to_display(originals), "Mean": pixels.to_display(run.reconstruct(originals))}
+        columns |= sample_columns(run.sample(originals, 4, seed, steps))
+        pictures.append(samples_figure(columns, tile=128, title=title))
+    runs = {title: run.layer for title, run in flows.items()}
+    figures = {"samples": stacked(pictures), "open": _open_figure(rows, runs), "calibration": _calibration_figure(rows, runs)}
+    return Result(figures, rows, findings)
+
+
+def _study(
+    subject: Subject, chosen: Subject, run: TrainedRun, features: Tensor, drawn: Tensor, seed: int, layers: Sequence[str]
+) -> tuple[list[dict[str, Any]], str]:
+    """One run's rows and what they say, from its samples (N, K, 3, n, n) in [0, 1]."""
+    truth, mean = chosen.truth(), chosen.native_reconstructions(run)
+    held = subject.on("val")
+    deviation = (held.truth() - held.native_reconstructions(run)).square().mean(0).sqrt()
+    generator = torch.Generator().manual_seed(seed)
+    noisy = (mean[:, None] + deviation * torch.randn(drawn.shape, generator=generator)).clamp(0, 1)
+    rows: list[dict[str, Any]] = []
+    for name, found in {FLOW: drawn, NOISE: noisy}.items():
+        for band, (a, b, c, d) in bands_of(truth, found, mean, subject.mean_image()).items():
+            rows.append({"what": name, "band": band, **scores(a, b, c, d)})
+    whole, basis = rows[0], next(row for row in rows if row["what"] == NOISE)
+    seen = _seen(run, chosen, features, drawn[:, 0], mean, layers)
+    rows += [{"what": "features", **row} for row in seen]
+    rows += [{"what": f"rank histogram, {name}", "value": value} for name, value in _ranks(truth, drawn, noisy)]
+    open_ = {name: share for name, share in zip(("luminance", "chrominance"), _by_colour(drawn, truth), strict=True)}
+    rows += [{"what": "open", "band": name, "open_share": value} for name, value in open_.items()]
+    near = _nearest(subject, truth, drawn[:, 0])
+    rows += [{"what": "nearest training image", **near}]
+    own = seen[[row["layer"] for row in seen].index(run.layer)]
+    shuffled = float((drawn[:, 0] - truth.roll(1, 0)).square().mean()) / whole["mean_error"]
+    rows.append({"what": "shuffled", "sample_ratio": shuffled})
+    band = {row["band"]: row for row in rows if row["what"] == FLOW}
+    power = [band[name]["power"] for name in band if name != "all" and 2 <= int(name.split("-")[0]) < 28]
+    finding = (
+        f"One sample's error is {whole['sample_ratio']:.2f} times the single best image's (2 if exact; "
+        f"{shuffled:.2f} with another image's features), that of infinitely many samples' mean {whole['mean_ratio']:.3f} "
+        f"times. Intervals of 50 and 90 % hold the truth in {whole['coverage_50']:.1%} and {whole['coverage_90']:.1%} "
+        f"({basis['coverage_50']:.1%} and {basis['coverage_90']:.1%} for noise around the mean). From 2 to 28 cycles samples "
+        f"have {min(power):.2f} to {max(power):.2f} times the images' power. At {run.layer} a sample's features are "
+        f"{own['sample_distance']:.2f} times as far from the image's as the images' are from their mean, the single best "
+        f"image's {own['mean_distance']:.2f}; the image is found by them with a mean reciprocal rank of "
+        f"{own['sample_rank']:.2f} ({own['sample_rank_low']:.2f} to {own['sample_rank_high']:.2f}) against "
+        f"{own['mean_rank']:.2f}. The nearest training image is {near['ratio']:.2f} times as far from a sample as from a real "
+        f"image. Open are {open_['luminance']:.0%} of luminance's variance and {open_['chrominance']:.0%} of chrominance's."
+    )
+    return rows, finding
+
+
+def bands_of(truth: Tensor, drawn: Tensor, mean: Tensor, floor: Tensor) -> dict[str, tuple[Tensor, Tensor, Tensor, Tensor]]:
+    """Images (N, 3, n, n), samples (N, K, 3, n, n), single best images, and the mean image (3, n, n): as pixels under `all`,
+    and as opponent colours' cosine coefficients of each frequency band, (N, D), (N, K, D), (N, D), (1, D).
+    """
+    n = truth.shape[-1]
+    basis, frequencies = cosine_basis(n), torch.arange(n) / 2
+    radius = (frequencies[:, None].square() + frequencies.square()).sqrt()
+    given = (truth, drawn, mean, floor[None])
+    found = {"all": tuple(images.flatten(-3) for images in given)}
+    spectra = [basis @ torch.einsum("oc,...chw->...ohw", COLOURS, images) @ basis.T for images in given]
+    for low, high in zip(BANDS, BANDS[1:], strict=False):
+        inside = (low <= radius) & (radius < high)
+        if inside.any():
+            found[f"{low}-{high}"] = tuple(spectrum[..., inside].flatten(-2) for spectrum in spectra)
+    return found  # type: ignore[return-value]
+
+
+def scores(truth: Tensor, drawn: Tensor, mean: Tensor, floor: Tensor) -> dict[str, float]:
+    """A row of the table; arguments as `bands_of` gives them."""
+    errors, histogram = calibration.errors(truth, drawn), calibration.rank_histogram(truth, drawn)
+    of_mean, variance = float((mean - truth).square().mean()), float((truth - floor).square().mean())
+    row = {
+        "mean_error": of_mean,
+        "sample_ratio": errors.sample / of_mean,
+        "mean_ratio": errors.mean / of_mean,
+        "spread_ratio": errors.spread / errors.mean,
+        "open_share": errors.spread / variance,
+        "power": float((drawn - floor).square().mean()) / variance,
+        "mean_power": float((mean - floor).square().mean()) / variance,
+        "crps": calibration.fair_crps(truth, drawn),
+    }
+    return row | {f"coverage_{share:.0%}".rstrip("%"): calibration.coverage(histogram, share) for share in SHARES}
+
+
+def _ranks(truth: Tensor, drawn: Tensor, noisy: Tensor) -> list[tuple[str, float]]:
+    histograms = {FLOW: calibration.rank_histogram(truth, drawn), NOISE: calibration.rank_histogram(truth, noisy)}
+    return [(name, float(share)) for name, histogram in histograms.items() for share in histogram]
+
+
+def _seen(
+    run: TrainedRun, chosen: Subject, features: Tensor, drawn: Tensor, mean: Tensor, layers: Sequence[str]
+) -> list[dict[str, Any]]:
+    """Distances and ranks by features, of the run's layer and others: of one sample and of the single best image."""
+    network = build("encoder", _config(run), layer=run.encoder.deepest, weights=run.encoder.weights).to(run.device)
+    names = [name for name in TAPS if name in {run.layer, *layers} and list(TAPS).index(name) <= list(TAPS).index(network.layer)]
+
+    @torch.no_grad()
+    def encode(images: Tensor) -> dict[str, Tensor]:
+        inputs = (pixels.resize(2 * some - 1, pixels.INPUT_SIZE).to(run.device) for some in images.split(BATCH))
+        found = [network.features(some, names) for some in inputs]
+        return {name: torch.cat([one[name].flatten(1).cpu() for one in found]) for name in names}
+
+    wanted, of_sample, of_mean = encode(chosen.truth()), encode(drawn), encode(mean)
+    rows = []
+    for name in names:
+        scale = (wanted[name] - wanted[name].mean(0)).square().sum(1).mean().sqrt()
+        row: dict[str, Any] = {"layer": name}
+        for kind, found in {"sample": of_sample[name], "mean": of_mean[name]}.items():
+            ranks = calibration.mean_reciprocal_rank(found, wanted[name])
+            low, high = calibration.bootstrap(ranks)
+            row[f"{kind}_distance"] = float((found - wanted[name]).square().sum(1).mean().sqrt() / scale)
+            row |= {f"{kind}_rank": float(ranks.mean()), f"{kind}_rank_low": low, f"{kind}_rank_high": high}
+        rows.append(row)
+    return rows
+
+
+def _config(run: TrainedRun) -> Any:
+    return run.metadata["config"]["encoder"]
+
+
+def _by_colour(drawn: Tensor, truth: Tensor) -> list[float]:
+    """The share of luminance's and of the other colours' variance that varies between samples."""
+    spread = torch.einsum("oc,nkchw->nkohw", COLOURS, drawn).var(1).mean((0, 2, 3))
+    total = torch.einsum("oc,nchw->nohw", COLOURS, truth).var(0).mean((1, 2))
+    return [float(spread[0] / total[0]), float(spread[1:].sum() / total[1:].sum())]
+
+
+def _nearest(subject: Subject, truth: Tensor, drawn: Tensor) -> dict[str, float]:
+    """Median distance to the nearest training image, mirrored or not, of samples and of images never trained on."""
+    train = subject.datamodule.images("train")
+
+    def distance(images: Tensor) -> float:
+        nearest = torch.full((len(images),), torch.inf)
+        for some in train.split(1000):
+            for known in (some, some.flip(-1)):
+                nearest = torch.minimum(nearest, torch.cdist(images.flatten(1), known.flatten(1) / 255).min(1).values)
+        return float(nearest.median())
+
+    of_samples, of_images = distance(drawn), distance(truth)
+    return {"of_samples": of_samples, "of_images": of_images, "ratio": of_samples / of_images}
+
+
+def _open_figure(rows: Sequence[dict[str, Any]], layers: dict[str, str]) -> Figure:
+    figure, (by_band, by_colour) = new_figure(12, 4.5, columns=2)
+    for i, (title, layer) in enumerate(layers.items()):
+        own = [row for row in rows if row["run"] == title and row["what"] == FLOW and row["band"] != "all"]
+        names = [row["band"] for row in own]
+        by_band.plot(names, [row["open_share"] for row in own], "o-", color=layer_colour(layer), label=title)
+        shares = [row["open_share"] for row in rows if row["run"] == title and row["what"] == "open"]
+        by_colour.bar([i - 0.2, i + 0.2], shares, width=0.38, color=["0.35", "tab:orange"])
+    by_band.set(title="What stays open, by frequency", xlabel="cycles per image", ylabel="share of the images' variance")
+    by_band.legend(frameon=False)
+    by_colour.set(title="What stays open of luminance (grey) and chrominance", ylabel="share of the images' variance")
+    by_colour.set_xticks(range(len(layers)), list(layers))
+    return figure
+
+
+def _calibration_figure(rows: Sequence[dict[str, Any]], layers: dict[str, str]) -> Figure:
+    figure, (ranks, spread, power) = new_figure(16, 4.5, columns=3)
+    for title, layer in layers.items():
+        own = [row for row in rows if row["run"] == title]
+        histogram = [row["value"] for row in own if row["what"] == f"rank histogram, {FLOW}"]
+        ranks.plot([(i + 0.5) / len(histogram) for i in range(len(histogram))], [v * len(histogram) for v in histogram])
+        ranks.lines[-1].set(color=layer_colour(layer), label=title)
+        bands = [row for row in own if row["what"] == FLOW and row["band"] != "all"]
+        names = [row["band"] for row in bands]
+        spread.plot(names, [row["spread_ratio"] for row in bands], "o-", color=layer_colour(layer), label=title)
+        power.plot(names, [row["power"] for row in bands], "o-", color=layer_colour(layer), label=f"{title}, sample")
+        power.plot(names, [row["mean_power"] for row in bands], ":", color=layer_colour(layer))
+    ranks.set(title="The truth's rank among the samples", xlabel="rank, as a share", ylabel="how often; 1 if exact", ylim=(0, 2))
+    spread.set(title="Spread over error; 1 if exact", xlabel="cycles per image", ylim=(0, 2))
+    power.set(title="Power over the images'; dotted: the mean's", xlabel="cycles per image", ylim=(0, 1.5))
+    for plot in (ranks, spread, power):
+        plot.axhline(1, color="0.7", linewidth=1)
+    ranks.legend(frameon=False)
+    return figure
