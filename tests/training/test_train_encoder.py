@@ -23,19 +23,18 @@ def train_encoder(*arguments):
     return run_experiment("train_encoder", *arguments)
 
 
+def narrow_alexnet(num_classes):
+    """Hidden layers of 128 units instead of 4096: most of AlexNet's weights are there."""
+    network = alexnet(num_classes=num_classes)
+    for place, width in {1: (9216, 128), 4: (128, 128), 6: (128, num_classes)}.items():
+        network.classifier[place] = nn.Linear(*width)
+    return network
+
+
 @pytest.fixture(scope="module", autouse=True)
 def narrow():
-    """Hidden layers of 128 units instead of 4096: most of AlexNet's weights are there."""
-
-    def build(num_classes):
-        network = alexnet(num_classes=num_classes)
-        widths = {1: (9216, 128), 4: (128, 128), 6: (128, num_classes)}
-        for place, width in widths.items():
-            network.classifier[place] = nn.Linear(*width)
-        return network
-
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(classifier, "alexnet", build)
+        patch.setattr(classifier, "alexnet", narrow_alexnet)
         yield
 
 
