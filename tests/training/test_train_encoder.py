@@ -94,8 +94,11 @@ def test_killed_in_its_second_epoch_it_ends_as_if_it_was_not(trained, options, t
     program = REPOSITORY / "experiments" / "train_encoder.py"
     script = f"""
 import os, runpy, signal, sys
+sys.path[:0] = {[str(REPOSITORY / "tests"), str(REPOSITORY / "tests" / "training")]}
 from inversion.training import classifier
-from inversion.training.classifier import Classifier
+from test_train_encoder import narrow_alexnet
+classifier.alexnet = narrow_alexnet
+Classifier = classifier.Classifier
 step = Classifier.training_step
 def deadly(self, batch, batch_idx):
     if self.trainer.current_epoch == 1 and batch_idx == 1:
@@ -108,7 +111,9 @@ runpy.run_path({str(program)!r}, run_name="__main__")
     arguments = [*options, "trainer.max_epochs=2", f"hydra.run.dir={tmp_path / 'out'}"]
     killed = subprocess.run([sys.executable, "-c", script, *arguments], cwd=REPOSITORY, capture_output=True, text=True)
     assert killed.returncode == -signal.SIGKILL, killed.stderr
-    assert train_encoder(*arguments) == Outcome(0, "") and "Resuming from" in capsys.readouterr().out
+    outcome = train_encoder(*arguments)
+    assert outcome == Outcome(0, ""), outcome.said
+    assert "Resuming from" in capsys.readouterr().out
     whole, again = (torch.load(path / "alexnet.pt", weights_only=True) for path in (trained, tmp_path / "out"))
     assert all(torch.equal(whole[key], again[key]) for key in whole)
 
