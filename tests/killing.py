@@ -45,7 +45,7 @@ CALLS = {
     "renaming": ("os.replace", 16),
     "curves": ("torch.utils.tensorboard.SummaryWriter.add_scalar", 40),
     "curves on disk": ("torch.utils.tensorboard.SummaryWriter.flush", 7),
-    "scoring": ("inversion.training.metrics.FinalMetrics.update", 8),
+    "scoring": ("inversion.training.metrics.FinalMetrics.update", 4),
 }
 """Where a process is killed: the function in one of whose calls, and about how many calls a whole run makes of it. In the
 order in which a run comes to them.

@@ -42,7 +42,7 @@ def train(section: str, *options: str) -> Outcome:
     """The section's command, with options that make it quick."""
     ((program, *arguments),) = map(shlex.split, COMMANDS[section])
     assert program == "train.py"
-    return run_train(*arguments, *options, "trainer.max_epochs=1", "test=false")
+    return run_train(*arguments, *options, "trainer.max_epochs=1")
 
 
 def metrics(folder: Path) -> dict:

@@ -129,7 +129,7 @@ def _check_option(text: str, override: Override, config: DictConfig, options: di
         kind = list if isinstance(default, ListConfig) else type(default)
         for value in _values(override):
             fits = type(value) in ((int, float) if kind is float else (kind,)) or (value is None and group in REPLACEABLE)
-            if kind in TYPES and not fits:
+            if kind in TYPES and not fits and "${" not in str(value):
                 raise InputError(f"{text}: {key} must be {TYPES[kind]}.")
 
 

@@ -239,6 +239,7 @@ def test_impossible_options_are_refused(options, expected):
         TinyImageNet("anywhere", **options)
 
 
+@pytest.mark.slow
 @needs_real_data
 def test_real_tiny_imagenet(tmp_path):
     data = TinyImageNet(str(tmp_path), archive=str(ARCHIVE), seed=0)

@@ -79,6 +79,8 @@ def test_mistyped_options(arguments, expected, one_line, tmp_path):
         ["trainer.devices=[1]"],
         ["trainer.devices=auto"],
         ["data.classes=null"],
+        ["trainer.max_epochs=${layer.compact.members}"],
+        ['decoder.bottleneck="${oc.decode:${oc.env:WIDTH,64}}"'],
         ["data.classes=present"],
         ["optimizer.fused=null"],
         ["~optimizer.fused"],
@@ -119,7 +121,7 @@ def test_help_needs_no_torch():
     assert said == "error: leyer=conv5: there is no option leyer; did you mean layer?\n"
 
 
-def test_a_full_disk_is_reported_by_the_run_alone(capsys):
+def test_a_full_disk_is_reported_by_the_run_alone(capsys, tmp_path):
     """TensorBoard's thread raises what it hands on."""
 
     class FullDisk:
@@ -132,7 +134,8 @@ def test_a_full_disk_is_reported_by_the_run_alone(capsys):
         writer._worker.join()
         writer.flush()
 
-    outcome = run_command("train.py", lambda: command_line.run(task), ["hydra.output_subdir=null"])
+    options = ["hydra.output_subdir=null", f"hydra.run.dir={tmp_path}"]
+    outcome = run_command("train.py", lambda: command_line.run(task), options)
     assert outcome.said == "error: A file can't be used (No space left on device): make room there, or choose another folder."
     assert "Traceback" not in capsys.readouterr().err
 

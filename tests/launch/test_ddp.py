@@ -10,12 +10,12 @@ import pytest
 import torch
 from conftest import REPOSITORY, Outcome, run_train
 from killing import curves, differences
+from sharing import normalize
 from test_module import make
-from torch import distributed, multiprocessing, nn
+from torch import multiprocessing, nn
 from torch.utils.data import BatchSampler, SequentialSampler
 
 from inversion.data.batches import Batch, Shares
-from inversion.decoders.batch_norm import BatchNorm
 from inversion.decoders.compact import CompactDecoder
 from inversion.decoders.ensemble import Ensemble
 from inversion.encoders.alexnet import Encoder
@@ -50,6 +50,7 @@ def shared(quick, tmp_path_factory):
     return folder
 
 
+@pytest.mark.slow
 def test_two_processes_come_to_what_one_comes_to(quick, shared, tmp_path):
     assert run_train(*options(quick, tmp_path, *SGD)) == Outcome(0, "")
     first, second = curves(tmp_path / "out"), curves(shared / "out")
@@ -58,11 +59,11 @@ def test_two_processes_come_to_what_one_comes_to(quick, shared, tmp_path):
         assert [step for step, _ in values] == [step for step, _ in second[name]]
         assert [value for _, value in values] == pytest.approx([value for _, value in second[name]], rel=1e-4), name
     scores = [json.loads((folder / "out" / "metrics.json").read_text()) for folder in (tmp_path, shared)]
-    for part in ("val", "test"):
-        assert scores[0][part]["mean_image"] == scores[1][part]["mean_image"]
-        assert scores[0][part]["mse"] == pytest.approx(scores[1][part]["mse"], rel=1e-4)
+    assert scores[0]["val"]["mean_image"] == scores[1]["val"]["mean_image"]
+    assert scores[0]["val"]["mse"] == pytest.approx(scores[1]["val"]["mse"], rel=1e-4)
 
 
+@pytest.mark.slow
 def test_one_process_writes_and_caches_for_all(shared):
     out = shared / "out"
     assert {path.name for path in out.iterdir() if "tfevents" not in path.name} == {
@@ -71,7 +72,7 @@ def test_one_process_writes_and_caches_for_all(shared):
     }
     assert len(list(out.glob("*tfevents*"))) == 2  # the curves, and the hparams
     for text in ((out / "train.log").read_text(), (shared / "said.txt").read_text()):
-        for words in ("Cached train images", "Cached conv5 train features", "epoch 2/2", "test MSE"):
+        for words in ("Cached train images", "Cached conv5 train features", "epoch 2/2", "val MSE"):
             assert text.count(words) == 1, words
 
 
@@ -90,6 +91,7 @@ def test_a_run_over_two_processes_that_is_killed_resumes(quick, shared, tmp_path
     assert not differences(shared / "out", tmp_path / "out")
 
 
+@pytest.mark.slow
 def test_what_goes_wrong_ends_all_processes_with_one_sentence(quick, tmp_path, one_line):
     process = start(options(quick, tmp_path, *SHARED, "optimizer.lr=1e30"), tmp_path / "said.txt")
     assert process.wait(240) == 1
@@ -109,18 +111,6 @@ def test_shares_make_up_the_batches():
     assert [len(share) for share in shares] == [4, 4, 4]
     assert [sorted(sum(parts, [])) for parts in zip(*shares, strict=True)] == list(whole)
     assert shares[2][-1] == []
-
-
-def normalize(rank, shares, gradients, address, results):
-    distributed.init_process_group("gloo", init_method=address, rank=rank, world_size=len(shares))
-    norm, x = BatchNorm(4), shares[rank].requires_grad_()
-    y = norm(x)
-    (y * gradients[rank]).sum().backward()
-    results[rank] = [t.detach() for t in (y, x.grad, norm.running_mean, norm.running_var)]
-    for parameter in norm.parameters():
-        distributed.all_reduce(parameter.grad)
-    results[rank] += [norm.weight.grad, norm.bias.grad]
-    distributed.destroy_process_group()
 
 
 @pytest.mark.parametrize("sizes", [pytest.param((3, 2), marks=pytest.mark.slow), (3, 0)])

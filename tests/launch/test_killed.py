@@ -44,6 +44,7 @@ def whole(archive, tmp_path_factory):
         "trainer.max_epochs=4",
         "trainer.accelerator=cpu",
         "callbacks.grid.times=4",
+        "test=false",
     ]
     folder = tmp_path_factory.mktemp("whole")
     code = run([*options, *places(folder)], folder / "said.txt")
@@ -64,11 +65,12 @@ def check(whole: Whole, folder: Path, seed: int, kills: int) -> int:
     return killed.deaths.total()
 
 
-@pytest.mark.slow  # the sweep below is killed, and compared, too
+@pytest.mark.slow
 def test_a_run_killed_three_times_ends_as_one_that_was_not(whole, tmp_path):
     assert check(whole, tmp_path / "run", seed=0, kills=3) >= 2  # the third may find the run at its end
 
 
+@pytest.mark.slow
 def test_a_sweep_killed_in_its_second_job_resumes_there(whole, tmp_path):
     """Its first job is left alone, and is the run that was never stopped; figure and table are of both."""
     options = ["-m", *whole.options, "seed=0,1", *places(tmp_path)[1:], f"hydra.sweep.dir={tmp_path / 'out'}"]

@@ -42,7 +42,7 @@ def fail(cfg, folder):
     (folder / "metrics.json").write_text("{}")
 
 
-@pytest.mark.parametrize("launcher", ["basic", "joblib"])
+@pytest.mark.parametrize("launcher", ["basic", pytest.param("joblib", marks=pytest.mark.slow)])
 def test_a_job_that_failed_is_named_wherever_its_folder_lies(tmp_path, monkeypatch, launcher, one_line):
     monkeypatch.setattr("inversion.results.runs.FinishedRun.load", str)
     monkeypatch.setattr("inversion.results.report.publish", lambda folder, jobs: (folder / "done").write_text(f"{jobs}"))

@@ -93,5 +93,5 @@ def test_a_report_that_fails_fails_the_sweep(sweep, quick, monkeypatch):
     monkeypatch.setattr(
         reports, "write_figures", lambda *_: (_ for _ in ()).throw(OSError(28, "No space left on device", "x.png"))
     )
-    outcome = run_train("-m", "layer=conv5,fc8", *quick, f"hydra.sweep.dir={sweep}")
+    outcome = run_train("-m", "layer=conv5,fc8", *quick, "test=true", f"hydra.sweep.dir={sweep}")
     assert outcome.code == 1 and "x.png can't be used" in outcome.said

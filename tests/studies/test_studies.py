@@ -5,7 +5,7 @@ import math
 
 import pytest
 import torch
-from conftest import REPOSITORY, Outcome, experiment, run_experiment, run_train
+from conftest import REPOSITORY, Outcome, experiment, run_experiment
 from hydra import compose, initialize_config_dir
 from PIL import Image
 from torch import nn
@@ -36,17 +36,6 @@ def images():
 def smooth():
     """Four images without a repeating pattern, (4, 3, 227, 227) in [0, 1]."""
     return pixels.resize(torch.rand(4, 3, 20, 20, generator=torch.Generator().manual_seed(0)), 227)
-
-
-@pytest.fixture(scope="module")
-def sweep(quick, tmp_path_factory):
-    """The folder of two finished runs with small decoders, conv5's and fc8's."""
-    folder = tmp_path_factory.mktemp("sweep")
-    own = {"conv5": ["decoder.channels=[16,8,8,8]"], "fc8": ["decoder.channels=[16,8,8,8,8]", "decoder.bottleneck=32"]}
-    for layer, options in own.items():
-        arguments = [f"layer={layer}", *quick, "test=false", "decoder.members=1", *options, f"hydra.run.dir={folder / layer}"]
-        assert run_train(*arguments) == Outcome(0, "")
-    return folder
 
 
 @pytest.fixture(scope="module")

@@ -49,7 +49,7 @@ def test_the_same_run_ends_with_the_same_numbers_and_says_what_differs_but_matte
     path = folder / "provenance.json"
     path.write_text(path.read_text().replace('"commit": "', '"commit": "0'))
     options = ["+trainer.profiler=simple", "~callbacks.grid", "callbacks.progress.refresh_rate=3", "name=other"]
-    assert run_train("layer=fc8", *quick, *options, f"hydra.run.dir={folder}").code == 0
+    assert run_train("layer=fc8", *quick, "test=true", *options, f"hydra.run.dir={folder}").code == 0
     assert "This run began with commit 0" in capsys.readouterr().out
     before, after = (json.loads((place / "metrics.json").read_text()) for place in (sweep / "fc8", folder))
     assert after["test"] == before["test"]

@@ -17,9 +17,9 @@ EMA = ["+callbacks.ema._target_=lightning.pytorch.callbacks.EMAWeightAveraging",
 def run(quick, tmp_path):
     """Runs a small conv5 for one epoch in its own folder, which is returned with the outcome."""
 
-    def start(*options: str, folder: str = "run"):
-        small = ["layer=conv5", "decoder.members=1", "decoder.channels=[16,8,8,8]", "test=false", "trainer.max_epochs=1"]
-        return run_train(*quick, *small, *options, f"hydra.run.dir={tmp_path / folder}"), tmp_path / folder
+    def start(*options: str):
+        small = ["layer=conv5", "decoder.members=1", "decoder.channels=[16,8,8,8]", "trainer.max_epochs=1"]
+        return run_train(*quick, *small, *options, f"hydra.run.dir={tmp_path}"), tmp_path
 
     return start
 
@@ -27,20 +27,17 @@ def run(quick, tmp_path):
 def test_an_average_of_the_weights_is_validated_saved_scored_and_resumed(run):
     """It lags far behind the weights themselves, which would score otherwise."""
     options = [*EMA, "scheduler=step", "trainer.precision=32-true", "optimizer.lr=0.01"]
-    outcome, folder = run(*options, "trainer.max_epochs=2")
-    assert outcome == Outcome(0, "")
+    outcome, folder = run(*options)
+    assert outcome == Outcome(0, "") and json.loads((folder / "metrics.json").read_text())["epochs"] == 1
+    (folder / "metrics.json").unlink()
+    assert run(*options, "trainer.max_epochs=2")[0] == Outcome(0, "")
     best, last = (torch.load(checkpoints.path_of(folder, name), weights_only=True) for name in ("best", "last"))
     key = "decoder.leave.1.weight"
     assert not torch.equal(best["state_dict"][key], last["current_model_state"][key]) or best["epoch"] == 1
     assert {name.split(".")[0] for name in last["state_dict"]} == {"decoder", "standardize"}
     metrics = json.loads((folder / "metrics.json").read_text())
-    assert metrics["best_epoch"] == best["epoch"] + 1
+    assert metrics["epochs"] == 2 and metrics["best_epoch"] == best["epoch"] + 1
     assert metrics["val"]["mse"] == pytest.approx(events(folder, "val/mse")[best["epoch"]], rel=1e-4)
-    outcome, resumed = run(*options, folder="resumed")
-    assert outcome == Outcome(0, "")
-    (resumed / "metrics.json").unlink()
-    assert run(*options, "trainer.max_epochs=2", folder="resumed")[0] == Outcome(0, "")
-    assert json.loads((resumed / "metrics.json").read_text())["epochs"] == 2
 
 
 def events(folder, tag):
@@ -54,10 +51,8 @@ def events(folder, tag):
 @pytest.mark.parametrize(
     "options",
     [
-        ["+trainer.gradient_clip_val=0.5", "trainer.precision=bf16-mixed", "+trainer.accumulate_grad_batches=2"],
-        ["+trainer.limit_train_batches=0.5", "+trainer.limit_val_batches=0.5", "+trainer.max_time=00:00:05:00"],
-        ["+trainer.max_steps=1", "trainer.devices=auto"],
-        ["+trainer.overfit_batches=1"],
+        ["+trainer.limit_train_batches=0.7", "+trainer.limit_val_batches=0.5", "+trainer.max_time=00:00:05:00"],
+        ["+trainer.overfit_batches=1", "+trainer.max_steps=1", "trainer.devices=auto"],
         ["+trainer.limit_val_batches=0"],
     ],
     ids=lambda options: options[0],
@@ -96,9 +91,8 @@ def test_several_loggers_go_together(run):
     assert [float(row["val/mse"]) for row in rows] == pytest.approx(events(folder, "val/mse"))
 
 
-@pytest.mark.parametrize("option", ["logger=csv", "logger=null"])
-def test_another_logger_or_none(run, option):
-    outcome, folder = run(option)
+def test_no_logger(run):
+    outcome, folder = run("logger=null")
     assert outcome == Outcome(0, "") and not list(folder.glob("events*"))
 
 
@@ -109,7 +103,9 @@ def test_wandb_offline(run):
 
 
 def test_scores_are_in_float32_whatever_the_training_was_in(run):
-    outcome, folder = run("trainer.precision=bf16-mixed")
+    """Here in mixed precision, with clipped and accumulated gradients."""
+    more = ["+trainer.gradient_clip_val=0.5", "+trainer.accumulate_grad_batches=2"]
+    outcome, folder = run("trainer.precision=bf16-mixed", *more)
     assert outcome == Outcome(0, "")
     metrics, trained = json.loads((folder / "metrics.json").read_text()), load(folder)
     samples = torch.load(folder / "samples.pt", weights_only=True)
@@ -123,7 +119,8 @@ def test_a_moved_comparator_is_the_same_loss(run, tmp_path):
     from inversion.encoders.alexnet import random_alexnet
 
     for name, seed in (("a.pt", 0), ("b.pt", 0), ("c.pt", 1)):
-        torch.save(random_alexnet(seed).state_dict(), tmp_path / name)
+        weights = random_alexnet(seed).state_dict()
+        torch.save({key: weight for key, weight in weights.items() if key.startswith("features.")}, tmp_path / name)
     options = ["loss=perceptual", "scheduler=step"]
     assert run(*options, f"loss.comparator.weights={tmp_path / 'a.pt'}")[0] == Outcome(0, "")
     assert run(*options, f"loss.comparator.weights={tmp_path / 'b.pt'}")[0] == Outcome(0, "")

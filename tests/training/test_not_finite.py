@@ -12,7 +12,7 @@ from inversion.core.images import read_image
 from inversion.training import checkpoints
 from inversion.training.module import InversionModule
 
-SMALL = ["decoder.members=1", "decoder.channels=[16,8,8,8]", "test=false"]
+SMALL = ["decoder.members=1", "decoder.channels=[16,8,8,8]"]
 BAD = 4
 """The training step that is spoilt: the second of the second epoch, of three each."""
 

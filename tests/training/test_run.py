@@ -20,10 +20,10 @@ import torch
 from conftest import REPOSITORY, TRAINED, Outcome, needs_trained_encoder, run_train
 from PIL import Image
 
-from inversion.core.files import locked
+from inversion.core.files import is_locked, locked
 from inversion.core.images import read_image
 
-SMALL = ["layer=conv5", "decoder.members=1", "decoder.channels=[16,8,8,8]", "trainer.max_epochs=1", "test=false"]
+SMALL = ["layer=conv5", "decoder.members=1", "decoder.channels=[16,8,8,8]", "trainer.max_epochs=1"]
 NUMBERS = {"mse", "psnr", "ssim", "normalized_error", "mse_64", "ssim_64", "feature_error", "top1_agreement"}
 
 
@@ -113,7 +113,7 @@ def test_optimiser_scheduler_loss_and_callbacks_are_replaceable(quick, tmp_path)
 
 def test_a_finished_run_is_not_repeated(sweep, quick, capsys):
     before = (sweep / "fc8" / "metrics.json").stat().st_mtime_ns
-    assert run_train("layer=fc8", *quick, f"hydra.run.dir={sweep / 'fc8'}").code == 0
+    assert run_train("layer=fc8", *quick, "test=true", f"hydra.run.dir={sweep / 'fc8'}").code == 0
     assert (sweep / "fc8" / "metrics.json").stat().st_mtime_ns == before
 
 
@@ -122,10 +122,10 @@ def test_a_finished_job_whose_config_has_changed_is_not_skipped_in_silence(sweep
     before = {path: path.read_bytes() for path in (*folder.glob("*/*.json"), *folder.glob("*/checkpoints/*"))}
     options = ["trainer.max_epochs=3", "data.val_per_class=3"]
     for option, expected in zip(options, ["trainer.max_epochs=2, not 3", "another draw of images"], strict=True):
-        outcome = run_train("-m", "layer=conv5,fc8", *quick, option, f"hydra.sweep.dir={folder}")
+        outcome = run_train("-m", "layer=conv5,fc8", *quick, "test=true", option, f"hydra.sweep.dir={folder}")
         assert outcome.code == 1 and outcome.said.count(expected) == 2
     assert all(path.read_bytes() == content for path, content in before.items())
-    assert run_train("-m", "layer=conv5,fc8", *quick, f"hydra.sweep.dir={folder}") == Outcome(0, "")
+    assert run_train("-m", "layer=conv5,fc8", *quick, "test=true", f"hydra.sweep.dir={folder}") == Outcome(0, "")
 
 
 def test_all_that_repeats_a_run_lies_in_its_folder(sweep, synthetic_root):
@@ -160,9 +160,10 @@ def test_a_second_run_in_one_folder_is_refused_until_the_first_is_gone(quick, tm
     assert not list(tmp_path.rglob("*.ckpt"))
     first.kill()
     first.join()
-    assert run_train(*options) == Outcome(0, "")
+    assert not is_locked(tmp_path)
 
 
+@pytest.mark.slow
 def test_sigterm_while_images_are_extracted_tidies_up(archive, quick, tmp_path):
     """Before Lightning has a say."""
     places = [f"data.archive={archive}", f"data.root={tmp_path / 'data'}", f"hydra.run.dir={tmp_path / 'out'}"]
@@ -197,7 +198,7 @@ def test_a_disk_that_fills_up_leaves_a_run_that_can_go_on(quick, tmp_path, monke
 
 def test_a_failed_job_takes_nothing_with_it(quick, tmp_path):
     """conv5 has four sizes and fc8 five, so these depths fit conv5 alone."""
-    options = ["layer=fc8,conv5", "decoder.depth=[1,1,1,0]", "trainer.max_epochs=1", "test=false"]
+    options = ["layer=fc8,conv5", "decoder.depth=[1,1,1,0]", "trainer.max_epochs=1"]
     outcome = run_train("-m", *quick, *options, f"hydra.sweep.dir={tmp_path}")
     assert outcome.code == 1
     assert "fc8" in outcome.said and "decoder.depth" in outcome.said and "conv5 (" not in outcome.said
@@ -206,6 +207,7 @@ def test_a_failed_job_takes_nothing_with_it(quick, tmp_path):
     assert "decoder.depth" in (tmp_path / "fc8" / "failed.txt").read_text()
 
 
+@pytest.mark.slow  # tests/launch/test_launchers.py does it with a model of its own
 def test_a_failed_jobs_model_is_given_back_before_the_next_starts(quick, tmp_path, monkeypatch):
     from inversion.training import run
 
@@ -220,7 +222,7 @@ def test_a_failed_jobs_model_is_given_back_before_the_next_starts(quick, tmp_pat
         return dict.fromkeys(NUMBERS, 0.5) | {"mean_image": dict.fromkeys(NUMBERS, 0.5)}
 
     monkeypatch.setattr(run, "evaluate", fail_once)
-    options = ["layer=fc8,conv5", "trainer.max_epochs=1", "test=false"]
+    options = ["layer=fc8,conv5", "trainer.max_epochs=1"]
     outcome = run_train("-m", *quick, *options, f"hydra.sweep.dir={tmp_path}")
     assert outcome.code == 1 and "RuntimeError: for the test" in outcome.said
     assert models[1] is True
@@ -235,10 +237,10 @@ def test_other_swept_keys_are_in_the_folders_names(quick, tmp_path):
     assert len(list(csv.DictReader((tmp_path / "metrics.csv").open()))) == 2
 
 
-@pytest.mark.parametrize(("sent", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
+@pytest.mark.parametrize(("sent", "code"), [(signal.SIGINT, 130), pytest.param(signal.SIGTERM, 143, marks=pytest.mark.slow)])
 def test_a_stopped_run_keeps_and_names_its_last_checkpoint_and_goes_on(quick, tmp_path, sent, code):
     """A real process, a real signal; the run that is resumed, once is enough, ends as one that was never stopped."""
-    options = ["layer=fc8", *quick, "scheduler=step", "test=false", f"hydra.run.dir={tmp_path / 'out'}"]
+    options = ["layer=fc8", *quick, "scheduler=step", f"hydra.run.dir={tmp_path / 'out'}"]
     command = [sys.executable, str(REPOSITORY / "train.py"), *options, "trainer.max_epochs=400"]
     process = subprocess.Popen(
         command,
@@ -271,27 +273,27 @@ def test_a_stopped_run_keeps_and_names_its_last_checkpoint_and_goes_on(quick, tm
         assert torch.equal(gone_on["state_dict"][key], value), key
 
 
-def test_works_from_another_working_directory(quick, tmp_path):
-    options = [*quick, *SMALL, "hydra.run.dir=here"]
-    command = [sys.executable, str(REPOSITORY / "train.py"), *options]
-    subprocess.run(command, cwd=tmp_path, check=True, capture_output=True)
+def test_works_from_another_working_directory(quick, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    assert run_train(*quick, *SMALL, "hydra.run.dir=here") == Outcome(0, "")
     assert (tmp_path / "here" / "metrics.json").is_file()
 
 
+@pytest.mark.slow
 @needs_trained_encoder
 @pytest.mark.parametrize(
     ("layer", "decoder", "standardized"),
     [("conv5", "published", False), ("conv5", "compact", True), ("fc6", "compact", False)],
 )
 def test_a_decoder_gets_the_features_of_trained_weights_as_it_wants_them(layer, decoder, standardized, quick, tmp_path):
-    options = [f"encoder.weights={TRAINED}", "trainer.max_epochs=1", "test=false", f"decoder={decoder}"]
+    options = [f"encoder.weights={TRAINED}", "trainer.max_epochs=1", f"decoder={decoder}"]
     assert run_train(f"layer={layer}", *quick, *options, f"hydra.run.dir={tmp_path / 'run'}").code == 0
     assert json.loads((tmp_path / "run" / "metrics.json").read_text())["standardize"] is standardized
 
 
 def test_a_run_is_a_library_call_too(quick, tmp_path):
     """As in a notebook: without Hydra's runtime, in a process that no program has set up."""
-    options = ["layer=conv5", *quick, "decoder.members=1", "trainer.max_epochs=1", "test=false"]
+    options = ["layer=conv5", *quick, "decoder.members=1", "trainer.max_epochs=1"]
     code = "import json, sys; from hydra import compose, initialize_config_dir; import inversion\n"
     code += "from inversion.training.run import train\n"
     code += f"with initialize_config_dir({str(REPOSITORY / 'conf')!r}, version_base='1.3'):\n"
