@@ -133,9 +133,7 @@ class FlowDecoder(Decoder):
         difference = self.whitening.filter(found - (error - noise), weight)
         return (difference.square() * (t**2 + (1 - t) ** 2)).mean()
 
-    def velocity(
-        self, z: Tensor, time: Tensor, mean: Tensor, condition: tuple[Tensor, Tensor], scale: Tensor
-    ) -> Tensor:
+    def velocity(self, z: Tensor, time: Tensor, mean: Tensor, condition: tuple[Tensor, Tensor], scale: Tensor) -> Tensor:
         """dz/dt at z and the times (B,), of whitened errors around the mean images, each (B, 3, n, n)."""
         t = time[:, None, None, None]
         variance = t**2 + (1 - t) ** 2

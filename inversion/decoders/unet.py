@@ -89,13 +89,13 @@ class UNet(nn.Module):
 
 
 class Block(nn.Module):
-    """x + conv(norm(conv(norm(x)))), the second scaled and shifted by the embedding; (B, inputs, h, w) -> (B, outputs, h, w)."""
+    """x + conv(norm(conv(norm(x)))), the second scaled and shifted by the embedding: (B, inputs, h, w) -> (B, outputs,
+    h, w).
+    """
 
     def __init__(self, inputs: int, outputs: int, embedding: int) -> None:
         super().__init__()
-        self.first = nn.Sequential(
-            nn.GroupNorm(inputs // GROUP, inputs), nn.SiLU(), nn.Conv2d(inputs, outputs, 3, padding=1)
-        )
+        self.first = nn.Sequential(nn.GroupNorm(inputs // GROUP, inputs), nn.SiLU(), nn.Conv2d(inputs, outputs, 3, padding=1))
         self.norm = nn.GroupNorm(outputs // GROUP, outputs)
         self.modulate = nn.Linear(embedding, 2 * outputs)
         self.second = nn.Conv2d(outputs, outputs, 3, padding=1)

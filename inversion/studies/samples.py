@@ -87,7 +87,7 @@ def _study(
     seen = _seen(run, chosen, features, drawn[:, 0], mean, layers)
     rows += [{"what": "features", **row} for row in seen]
     rows += [{"what": f"rank histogram, {name}", "value": value} for name, value in _ranks(truth, drawn, noisy)]
-    open_ = {name: share for name, share in zip(("luminance", "chrominance"), _by_colour(drawn, truth), strict=True)}
+    open_ = dict(zip(("luminance", "chrominance"), _by_colour(drawn, truth), strict=True))
     rows += [{"what": "open", "band": name, "open_share": value} for name, value in open_.items()]
     near = _nearest(subject, truth, drawn[:, 0])
     rows += [{"what": "nearest training image", **near}]
@@ -155,7 +155,9 @@ def _seen(
 ) -> list[dict[str, Any]]:
     """Distances and ranks by features, of the run's layer and others: of one sample and of the single best image."""
     network = build("encoder", _config(run), layer=run.encoder.deepest, weights=run.encoder.weights).to(run.device)
-    names = [name for name in TAPS if name in {run.layer, *layers} and list(TAPS).index(name) <= list(TAPS).index(network.layer)]
+    names = [
+        name for name in TAPS if name in {run.layer, *layers} and list(TAPS).index(name) <= list(TAPS).index(network.layer)
+    ]
 
     @torch.no_grad()
     def encode(images: Tensor) -> dict[str, Tensor]:
@@ -230,7 +232,9 @@ def _calibration_figure(rows: Sequence[dict[str, Any]], layers: dict[str, str]) 
         spread.plot(names, [row["spread_ratio"] for row in bands], "o-", color=layer_colour(layer), label=title)
         power.plot(names, [row["power"] for row in bands], "o-", color=layer_colour(layer), label=f"{title}, sample")
         power.plot(names, [row["mean_power"] for row in bands], ":", color=layer_colour(layer))
-    ranks.set(title="The truth's rank among the samples", xlabel="rank, as a share", ylabel="how often; 1 if exact", ylim=(0, 2))
+    ranks.set(
+        title="The truth's rank among the samples", xlabel="rank, as a share", ylabel="how often; 1 if exact", ylim=(0, 2)
+    )
     spread.set(title="Spread over error; 1 if exact", xlabel="cycles per image", ylim=(0, 2))
     power.set(title="Power over the images'; dotted: the mean's", xlabel="cycles per image", ylim=(0, 1.5))
     for plot in (ranks, spread, power):
