@@ -116,7 +116,7 @@ def description(cfg: DictConfig, fitted: Fitted) -> dict[str, Any]:
 
 
 HPARAMS = ("layer", "decoder", "loss", "lr", "seed")
-"""What the hparams table says of a run beside its scores and, last, its epochs. TensorBoard shows the first five, by name."""
+"""What the hparams table says of a run beside its scores: TensorBoard shows the first five, by name, and hides the others."""
 
 
 def publish(cfg: DictConfig, folder: Path, fitted: Fitted, metrics: dict[str, Any]) -> None:
@@ -128,9 +128,9 @@ def publish(cfg: DictConfig, folder: Path, fitted: Fitted, metrics: dict[str, An
     with atomic_file(folder / "samples.png") as file:
         columns = {"Original": samples.originals} | samples.columns(outcome.title_of(metrics["layer"]))
         samples_figure(columns).save(file, "PNG")
-    hparams = {name: metrics[name] for name in HPARAMS} | {"trained epochs": metrics["epochs"]}
+    hparams = {name: metrics[name] for name in HPARAMS} | {"trained_epochs": metrics["epochs"]}
+    hparams["test_mse"] = metrics.get("test", {}).get("mse", float("nan"))
     scores = {f"val/{name}": metrics["val"][name] for name in ("mse", "psnr", "ssim")}
-    scores |= {"test/mse": metrics["test"]["mse"]} if "test" in metrics else {}
     for logger in fitted.trainer.loggers:
         if isinstance(logger, TensorBoardLogger):
             logger.log_hyperparams(hparams, scores, step=fitted.trainer.global_step - 1)

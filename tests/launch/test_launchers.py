@@ -100,7 +100,10 @@ def test_what_the_system_refuses_is_one_sentence(tmp_path, one_line, number, sai
 
 @pytest.mark.parametrize(("number", "code"), [(signal.SIGTERM, 143), (signal.SIGINT, 130)])
 @pytest.mark.parametrize("mode", ["run", "sweep"])
-def test_a_stopped_program_says_how_to_resume(tmp_path, capsys, number, code, mode):
+def test_a_stopped_program_says_how_to_resume(tmp_path, capsys, request, number, code, mode):
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)  # tests in the background inherit it ignored
+    request.addfinalizer(lambda: signal.signal(signal.SIGINT, before))
+
     def task(cfg, folder):
         (folder / "checkpoints").mkdir()
         (folder / "checkpoints" / "last.ckpt").touch()
