@@ -14,6 +14,7 @@ from typing import Any
 
 import torch
 from matplotlib.figure import Figure
+from omegaconf import OmegaConf
 from torch import Tensor
 
 from inversion.core import pixels
@@ -154,7 +155,8 @@ def _seen(
     run: TrainedRun, chosen: Subject, features: Tensor, drawn: Tensor, mean: Tensor, layers: Sequence[str]
 ) -> list[dict[str, Any]]:
     """Distances and ranks by features, of the run's layer and others: of one sample and of the single best image."""
-    network = build("encoder", _config(run), layer=run.encoder.deepest, weights=run.encoder.weights).to(run.device)
+    config = OmegaConf.create(run.metadata["config"]).encoder
+    network = build("encoder", config, layer=run.encoder.deepest, weights=run.encoder.weights).to(run.device)
     names = [
         name for name in TAPS if name in {run.layer, *layers} and list(TAPS).index(name) <= list(TAPS).index(network.layer)
     ]
@@ -177,10 +179,6 @@ def _seen(
             row |= {f"{kind}_rank": float(ranks.mean()), f"{kind}_rank_low": low, f"{kind}_rank_high": high}
         rows.append(row)
     return rows
-
-
-def _config(run: TrainedRun) -> Any:
-    return run.metadata["config"]["encoder"]
 
 
 def _by_colour(drawn: Tensor, truth: Tensor) -> list[float]:
