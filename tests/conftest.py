@@ -5,6 +5,7 @@ import functools
 import importlib
 import logging
 import os
+import shutil
 import sys
 import zipfile
 from collections.abc import Callable, Iterator, Sequence
@@ -12,6 +13,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from types import ModuleType
+from typing import Any
 
 import pytest
 import yaml
@@ -98,6 +100,14 @@ def synthetic_root(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return root
 
 
+@pytest.fixture
+def own_copy(synthetic_root: Path, tmp_path: Path) -> Path:
+    """A copy of the made images in the official layout of Tiny ImageNet, to be rearranged."""
+    root = shutil.copytree(synthetic_root, tmp_path / "copy" / "tiny-imagenet-200")
+    (root / ".synthetic.json").unlink()
+    return root
+
+
 @pytest.fixture(scope="session")
 def archive(synthetic_root: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A zip of made images in the official layout, with test images as the official one has."""
@@ -146,6 +156,22 @@ def sweep(quick: list[str], tmp_path_factory: pytest.TempPathFactory) -> Path:
     outcome = run_train("-m", "layer=conv5,fc8", *quick, "test=true", f"hydra.sweep.dir={folder}")
     assert outcome == Outcome(0, "")
     return folder
+
+
+@pytest.fixture(scope="session")
+def subject(sweep: Path) -> Any:
+    """What a study of the sweep's runs looks at: their validation images."""
+    from inversion.studies.subject import Subject
+
+    return Subject(str(sweep), "val", device="cpu")
+
+
+@pytest.fixture(scope="session")
+def images() -> Any:
+    """Six images of noise, (6, 3, 32, 32) in [0, 1]."""
+    import torch
+
+    return torch.rand(6, 3, 32, 32, generator=torch.Generator().manual_seed(0))
 
 
 @pytest.fixture

@@ -18,12 +18,12 @@ class PublishedDecoder(Decoder):
     Args:
         up_channels: output channels of the up-convolutions; the last must be 3.
         batch_norm: the up-convolutions that are followed by batch normalisation, counted from 1.
+        last_activation: whether a LeakyReLU follows the last up-convolution, though images lie in [-1, 1].
+        nearest: whether the image is resized by nearest neighbour, which draws blocks, or as the originals were.
         channels: output channels of the 3x3 convolutions.
         hidden, start: widths of the fully connected layers, and channels of the map that the last is reshaped to; for vectors.
         kernel, up_kernel: sides of the convolutions' and of the up-convolutions' kernels, odd.
         slope: LeakyReLU's negative slope.
-        last_activation: whether a LeakyReLU follows the last up-convolution, though images lie in [-1, 1].
-        nearest: whether the image is resized by nearest neighbour, which draws blocks, or as the originals were.
     """
 
     def __init__(
@@ -33,24 +33,20 @@ class PublishedDecoder(Decoder):
         output_size: int,
         *,
         up_channels: Sequence[int],
-        batch_norm: Sequence[int] = (),
+        batch_norm: Sequence[int],
+        last_activation: bool,
+        nearest: bool,
         channels: Sequence[int] = (),
         hidden: Sequence[int] = (),
         start: int = 256,
         kernel: int = 3,
         up_kernel: int = 5,
         slope: float = 0.2,
-        last_activation: bool = True,
-        nearest: bool = True,
     ) -> None:
         super().__init__(feature_shape, native_size, output_size)
-        for name, widths in {
-            "up_channels": up_channels,
-            "channels": channels,
-            "hidden": hidden,
-            "batch_norm": batch_norm,
-        }.items():
-            check_numbers(f"decoder.{name}", widths)
+        lists = {"up_channels": up_channels, "batch_norm": batch_norm, "channels": channels, "hidden": hidden}
+        for name, values in lists.items():
+            check_numbers(f"decoder.{name}", values)
         check_number("decoder.kernel", kernel, odd=True)
         check_number("decoder.up_kernel", up_kernel, odd=True)
         if not up_channels or up_channels[-1] != 3:

@@ -16,6 +16,7 @@ from hydra.core.global_hydra import GlobalHydra
 from hydra.core.override_parser.types import Override
 from hydra.errors import HydraException
 from omegaconf import DictConfig, ListConfig, OmegaConf
+from omegaconf.errors import InterpolationKeyError, InterpolationResolutionError
 
 from inversion.core.errors import InputError
 from inversion.core.files import REPOSITORY
@@ -128,8 +129,16 @@ def _check_option(text: str, override: Override, config: DictConfig, options: di
         default = OmegaConf.select(config, key, throw_on_resolution_failure=False)
         kind = list if isinstance(default, ListConfig) else type(default)
         for value in _values(override):
+            if "${" in str(value):
+                OmegaConf.update(config, key, value)
+                try:
+                    value = OmegaConf.select(config, key)
+                except InterpolationKeyError as error:
+                    raise InputError(f"{text}: {str(error).splitlines()[0]}.") from error
+                except InterpolationResolutionError:  # as of ${hydra:job.num}, which only a job knows
+                    continue
             fits = type(value) in ((int, float) if kind is float else (kind,)) or (value is None and group in REPLACEABLE)
-            if kind in TYPES and not fits and "${" not in str(value):
+            if kind in TYPES and not fits:
                 raise InputError(f"{text}: {key} must be {TYPES[kind]}.")
 
 

@@ -14,6 +14,10 @@ from inversion.encoders.alexnet import TAPS
 from inversion.training.building import build_decoder
 
 
+def published(*arguments, batch_norm=(), nearest=True, **options):
+    return PublishedDecoder(*arguments, batch_norm=batch_norm, last_activation=True, nearest=nearest, **options)
+
+
 def configured(decoder, layer, native_size=64, *options):
     with initialize_config_dir(str(REPOSITORY / "conf"), version_base="1.3"):
         config = compose("config", [f"decoder={decoder}", f"layer={layer}", *options])
@@ -95,7 +99,7 @@ def test_compact_follows_the_datas_resolution(native_size, layer):
         ([5, 5, 5], lambda: CompactDecoder((8, 4, 4), 64, 227, channels=[8, 4], depth=[1, 1], kernel=5)),
         (
             [1, 7],
-            lambda: PublishedDecoder((8, 4, 4), 64, 227, channels=[8], up_channels=[3], kernel=1, up_kernel=7, nearest=False),
+            lambda: published((8, 4, 4), 64, 227, channels=[8], up_channels=[3], kernel=1, up_kernel=7, nearest=False),
         ),
     ],
 )
@@ -183,11 +187,11 @@ def test_working_sizes(first, last, number, sizes):
         (lambda: CompactDecoder((8, 4, 4), 64, 227, channels=8, depth=[1]), "decoder.channels=8 must be a list"),
         (lambda: CompactDecoder((8, 4, 4), 64, 227, channels=[8], depth=1), "decoder.depth=1 must be a list"),
         (lambda: CompactDecoder((8, 4, 4), 64, 227, channels=[8], depth=[1], kernel=4), "decoder.kernel=4"),
-        (lambda: PublishedDecoder((8, 4, 4), 64, 227, up_channels=[3], up_kernel="5"), "decoder.up_kernel=5"),
-        (lambda: PublishedDecoder((8,), 64, 227, up_channels=[3], hidden=[100]), "decoder.hidden"),
-        (lambda: PublishedDecoder((8, 4, 4), 64, 227, up_channels=[3], batch_norm=[2]), "decoder.batch_norm"),
-        (lambda: PublishedDecoder((8, 4, 4), 64, 227, up_channels=[8, 4]), "must end with 3"),
-        (lambda: PublishedDecoder((8, 4, 4), 64, 227, up_channels=[3], hidden=[16]), "decoder.hidden"),
+        (lambda: published((8, 4, 4), 64, 227, up_channels=[3], up_kernel="5"), "decoder.up_kernel=5"),
+        (lambda: published((8,), 64, 227, up_channels=[3], hidden=[100]), "decoder.hidden"),
+        (lambda: published((8, 4, 4), 64, 227, up_channels=[3], batch_norm=[2]), "decoder.batch_norm"),
+        (lambda: published((8, 4, 4), 64, 227, up_channels=[8, 4]), "must end with 3"),
+        (lambda: published((8, 4, 4), 64, 227, up_channels=[3], hidden=[16]), "decoder.hidden"),
     ],
 )
 def test_options_that_do_not_fit_are_refused(build, expected, one_line):
