@@ -74,7 +74,8 @@ class FlowDecoder(Decoder):
     A sample is the mean image plus an error that a flow makes from noise (Lipman et al. 2023, arXiv 2210.02747; Liu et al.
     2023, arXiv 2209.03003; around a regression's mean: Mardani et al. 2023, arXiv 2309.15214). Errors are whitened first, so
     z_t = (1 - t) n + t e has unit variance in noise n and error e at every frequency, and the noise's image, where the network
-    adds nothing, has the errors' spectrum. The network predicts the velocity e - n beyond its best linear prediction from z_t.
+    adds nothing, has the errors' spectrum. The network predicts the velocity e - n beyond its best linear prediction from z_t, as
+    an image plus z_t times a gate per pixel: so it can quench noise where the image is smooth without having to redraw it.
 
     Args:
         mean: makes the mean decoder from (feature_shape, native_size, output_size).
@@ -104,7 +105,7 @@ class FlowDecoder(Decoder):
         self.whitening = Whitening(native_size)
         self.time_mean, self.time_std, self.detail = time_mean, time_std, detail
         options = {"condition": condition, "embedding": embedding, "dropout": dropout}
-        self.network = UNet(9, native_size, self.feature_shape, channels=channels, depth=depth, **options)
+        self.network = UNet(9, 6, native_size, self.feature_shape, channels=channels, depth=depth, **options)
 
     def predict(self, features: Tensor) -> Tensor:
         return self.mean.predict(features)
@@ -112,11 +113,15 @@ class FlowDecoder(Decoder):
     def predictions(self, features: Tensor) -> list[Tensor]:
         return self.mean.predictions(features)
 
-    def flow_loss(self, features: Tensor, prediction: Tensor, images: Tensor, first: bool) -> Tensor:
-        """The flow-matching loss of a batch: features, the mean decoder's images, the images (B, 3, n, n) in [-1, 1]; whether
-        it is an epoch's `first`. In validation times and noise are the same in each epoch."""
-        mean = pixels.resize(prediction.detach().float(), self.native_size)
+    def flow_loss(self, features: Tensor, images: Tensor, first: bool) -> Tensor:
+        """The flow-matching loss of a batch: features, the images (B, 3, n, n) in [-1, 1]; whether it is an epoch's `first`.
+        Errors are those of the mean decoder in eval mode, as in sampling. In validation times and noise are the same in each
+        epoch.
+        """
         with torch.no_grad():
+            self.mean.eval()
+            mean = pixels.resize(self.mean.predict(features).float(), self.native_size)
+            self.mean.train(self.training)
             self.whitening.update(images - mean, first)
             scale = self.whitening.scale
             error = self.whitening.filter(images - mean, 1 / scale)
@@ -138,8 +143,9 @@ class FlowDecoder(Decoder):
         t = time[:, None, None, None]
         variance = t**2 + (1 - t) ** 2
         image = mean + self.whitening.filter(z * (t / variance), scale)
-        found = self.network(torch.cat([z / variance.sqrt(), image, mean], 1), time, condition).float()
-        return (2 * t - 1) / variance * z + found / variance.sqrt()
+        white = z / variance.sqrt()
+        found, gate = self.network(torch.cat([white, image, mean], 1), time, condition).float().chunk(2, dim=1)
+        return (2 * t - 1) / variance * z + (found + gate * white) / variance.sqrt()
 
     def samples(self, features: Tensor, number: int, seed: int, steps: int = STEPS) -> Tensor:
         """Features (B, *feature_shape) -> native images (B, number, 3, n, n) in [-1, 1]. The noise depends on the seed and on

@@ -12,7 +12,7 @@ GROUP = 8  # channels of a group of the group normalisation
 
 
 class UNet(nn.Module):
-    """Images (B, inputs, n, n) -> images (B, 3, n, n), after Ronneberger et al. 2015 (arXiv 1505.04597), with the residual
+    """Images (B, inputs, n, n) -> (B, outputs, n, n), after Ronneberger et al. 2015 (arXiv 1505.04597), with the residual
     blocks and the conditioning of diffusion models (Dhariwal and Nichol 2021, arXiv 2105.05233). Blocks of `patch` x `patch`
     pixels become channels, so that the largest maps have about 32 pixels a side; each further size is half the one before.
 
@@ -28,6 +28,7 @@ class UNet(nn.Module):
     def __init__(
         self,
         inputs: int,
+        outputs: int,
         native_size: int,
         feature_shape: Sequence[int],
         *,
@@ -57,8 +58,9 @@ class UNet(nn.Module):
         self.down = nn.ModuleList(nn.ModuleList(Block(c, c, embedding) for _ in range(n)) for c, n in numbered)
         self.up = nn.ModuleList(nn.ModuleList(Block(2 * c, c, embedding) for _ in range(n)) for c, n in numbered)
         self.rise = nn.ModuleList(nn.Conv2d(b, a, 1) for a, b in pairwise(channels))
-        last = nn.Conv2d(channels[0], 3 * self.patch**2, 3, padding=1)
+        last = nn.Conv2d(channels[0], outputs * self.patch**2, 3, padding=1)
         nn.init.zeros_(last.weight)
+        nn.init.zeros_(last.bias)
         self.leave = nn.Sequential(nn.GroupNorm(channels[0] // GROUP, channels[0]), nn.SiLU(), last)
 
     def condition(self, features: Tensor) -> tuple[Tensor, Tensor]:
@@ -67,7 +69,7 @@ class UNet(nn.Module):
         return maps, self.of_features(maps)
 
     def forward(self, x: Tensor, time: Tensor, condition: tuple[Tensor, Tensor]) -> Tensor:
-        """Images (B, inputs, n, n), times (B,) in [0, 1] -> (B, 3, n, n)."""
+        """Images (B, inputs, n, n), times (B,) in [0, 1] -> (B, outputs, n, n)."""
         n = x.shape[-1]
         padding = -n % self.multiple
         x = pixel_unshuffle(nn.functional.pad(x, (0, padding, 0, padding), mode="replicate"), self.patch)

@@ -91,8 +91,8 @@ class InversionModule(LightningModule):
         options = {"on_step": False, "on_epoch": True, "batch_size": len(batch.images), "sync_dist": True}
         self.log(f"{stage}/loss", loss, prog_bar=True, **options)  # type: ignore[arg-type]
 
-    def _flow_loss(self, stage: str, features: Tensor, prediction: Tensor, batch: Batch, batch_idx: int) -> Tensor:
-        loss = self.decoder.flow_loss(features, prediction, batch.images, batch_idx == 0)  # type: ignore[operator]
+    def _flow_loss(self, stage: str, features: Tensor, batch: Batch, batch_idx: int) -> Tensor:
+        loss = self.decoder.flow_loss(features, batch.images, batch_idx == 0)  # type: ignore[operator]
         self.log(f"{stage}/flow_loss", loss, on_step=False, on_epoch=True, batch_size=len(batch.images), sync_dist=True)
         return loss
 
@@ -102,7 +102,7 @@ class InversionModule(LightningModule):
         predictions = self.decoder.predictions(features)
         loss = torch.stack([self._loss(prediction.float(), batch.images) for prediction in predictions]).mean()
         if isinstance(self.decoder, FlowDecoder):
-            loss = loss + self._flow_loss("train", features, torch.stack(predictions).mean(0), batch, batch_idx)
+            loss = loss + self._flow_loss("train", features, batch, batch_idx)
         self._log_loss("train", loss, batch)
         if distributed.is_available() and distributed.is_initialized():  # DDP takes the mean over shares, which may differ
             loss = loss * self.trainer.datamodule.weight_of_share(len(batch.images), batch_idx)  # type: ignore[attr-defined]
@@ -113,7 +113,7 @@ class InversionModule(LightningModule):
         prediction = self.decoder.predict(features).float()
         loss = self._loss(prediction, batch.images)
         if isinstance(self.decoder, FlowDecoder):
-            loss = loss + self._flow_loss("val", features, prediction, batch, batch_idx)
+            loss = loss + self._flow_loss("val", features, batch, batch_idx)
         self._log_loss("val", loss, batch)
         self.val_metrics.update(mean_squared_errors(prediction, batch.images))
         self.log_dict(self.val_metrics, on_step=False, on_epoch=True, batch_size=len(batch.images))
