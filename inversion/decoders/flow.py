@@ -37,8 +37,7 @@ class Whitening(nn.Module):
 
     def __init__(self, native_size: int) -> None:
         super().__init__()
-        self.register_buffer("basis", cosine_basis(native_size), persistent=False)
-        self.register_buffer("colours", COLOURS, persistent=False)
+        self.basis = cosine_basis(native_size)  # no buffer: an average of weights would average it, and round
         for name in ("train_variance", "val_variance"):
             self.register_buffer(name, torch.ones(3, native_size, native_size))
         self.register_buffer("batches", torch.zeros(2))  # seen of training, and of this validation
@@ -55,12 +54,14 @@ class Whitening(nn.Module):
             self.val_variance.lerp_(power, float(1 / self.batches[1]))
 
     def spectrum(self, images: Tensor) -> Tensor:
-        return self.basis @ torch.einsum("oc,bchw->bohw", self.colours, images) @ self.basis.T
+        """Cosine coefficients of opponent colours, the same shape."""
+        basis = self.basis.to(images)
+        return basis @ torch.einsum("oc,bchw->bohw", COLOURS.to(images), images) @ basis.T
 
     def filter(self, images: Tensor, gain: Tensor) -> Tensor:
         """The images with each frequency of each opponent colour multiplied by its gain, (3, n, n)."""
-        filtered = self.basis.T @ (self.spectrum(images) * gain) @ self.basis
-        return torch.einsum("oc,bohw->bchw", self.colours, filtered)
+        basis = self.basis.to(images)
+        return torch.einsum("oc,bohw->bchw", COLOURS.to(images), basis.T @ (self.spectrum(images) * gain) @ basis)
 
     @property
     def scale(self) -> Tensor:
@@ -74,8 +75,8 @@ class FlowDecoder(Decoder):
     A sample is the mean image plus an error that a flow makes from noise (Lipman et al. 2023, arXiv 2210.02747; Liu et al.
     2023, arXiv 2209.03003; around a regression's mean: Mardani et al. 2023, arXiv 2309.15214). Errors are whitened first, so
     z_t = (1 - t) n + t e has unit variance in noise n and error e at every frequency, and the noise's image, where the network
-    adds nothing, has the errors' spectrum. The network predicts the velocity e - n beyond its best linear prediction from z_t, as
-    an image plus z_t times a gate per pixel: so it can quench noise where the image is smooth without having to redraw it.
+    adds nothing, has the errors' spectrum. The network predicts what the velocity e - n has beyond its best linear prediction
+    from z_t, as an image plus z_t times a gate per pixel, to quench noise where an image is smooth without redrawing it.
 
     Args:
         mean: makes the mean decoder from (feature_shape, native_size, output_size).
@@ -104,8 +105,7 @@ class FlowDecoder(Decoder):
         self.mean = mean(feature_shape, native_size, output_size)
         self.whitening = Whitening(native_size)
         self.time_mean, self.time_std, self.detail = time_mean, time_std, detail
-        options = {"condition": condition, "embedding": embedding, "dropout": dropout}
-        self.network = UNet(9, 6, native_size, self.feature_shape, channels=channels, depth=depth, **options)
+        self.network = UNet(9, 6, native_size, self.feature_shape, channels, depth, condition, embedding, dropout)
 
     def predict(self, features: Tensor) -> Tensor:
         return self.mean.predict(features)
@@ -114,7 +114,7 @@ class FlowDecoder(Decoder):
         return self.mean.predictions(features)
 
     def flow_loss(self, features: Tensor, images: Tensor, first: bool) -> Tensor:
-        """The flow-matching loss of a batch: features, the images (B, 3, n, n) in [-1, 1]; whether it is an epoch's `first`.
+        """The flow-matching loss of a batch: features, the images (B, 3, n, n) in [-1, 1], whether it is an epoch's `first`.
         Errors are those of the mean decoder in eval mode, as in sampling. In validation times and noise are the same in each
         epoch.
         """
@@ -122,7 +122,8 @@ class FlowDecoder(Decoder):
             self.mean.eval()
             mean = pixels.resize(self.mean.predict(features).float(), self.native_size)
             self.mean.train(self.training)
-            self.whitening.update(images - mean, first)
+            if len(images):
+                self.whitening.update(images - mean, first)
             scale = self.whitening.scale
             error = self.whitening.filter(images - mean, 1 / scale)
             generator = None if self.training else torch.Generator().manual_seed(len(images))
@@ -136,7 +137,7 @@ class FlowDecoder(Decoder):
         found = self.velocity(z, time, mean, self.network.condition(features), scale)
         weight = (scale / scale.square().mean().sqrt()) ** (1 - self.detail)
         difference = self.whitening.filter(found - (error - noise), weight)
-        return (difference.square() * (t**2 + (1 - t) ** 2)).mean()
+        return (difference.square() * (t**2 + (1 - t) ** 2)).sum() / max(1, difference.numel())
 
     def velocity(self, z: Tensor, time: Tensor, mean: Tensor, condition: tuple[Tensor, Tensor], scale: Tensor) -> Tensor:
         """dz/dt at z and the times (B,), of whitened errors around the mean images, each (B, 3, n, n)."""

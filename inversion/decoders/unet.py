@@ -8,6 +8,9 @@ import torch
 from torch import Tensor, nn
 from torch.nn.functional import avg_pool2d, interpolate, pixel_shuffle, pixel_unshuffle, silu
 
+from inversion.core.errors import InputError
+from inversion.decoders.base import check_number, check_numbers
+
 GROUP = 8  # channels of a group of the group normalisation
 
 
@@ -31,7 +34,6 @@ class UNet(nn.Module):
         outputs: int,
         native_size: int,
         feature_shape: Sequence[int],
-        *,
         channels: Sequence[int],
         depth: Sequence[int],
         condition: int,
@@ -39,6 +41,14 @@ class UNet(nn.Module):
         dropout: float,
     ) -> None:
         super().__init__()
+        check_numbers("decoder.channels", channels)
+        check_numbers("decoder.depth", depth)
+        if not channels or len(depth) != len(channels) or any(width % GROUP for width in channels):
+            raise InputError(
+                f"decoder.channels={channels} must be multiples of {GROUP}, decoder.depth={depth} as many numbers."
+            )
+        check_number("decoder.condition", condition)
+        check_number("decoder.embedding", embedding)
         self.patch = max(1, round(native_size / 32))
         self.multiple = self.patch * 2 ** (len(channels) - 1)
         side = 4
@@ -59,8 +69,8 @@ class UNet(nn.Module):
         self.up = nn.ModuleList(nn.ModuleList(Block(2 * c, c, embedding) for _ in range(n)) for c, n in numbered)
         self.rise = nn.ModuleList(nn.Conv2d(b, a, 1) for a, b in pairwise(channels))
         last = nn.Conv2d(channels[0], outputs * self.patch**2, 3, padding=1)
-        nn.init.zeros_(last.weight)
-        nn.init.zeros_(last.bias)
+        for parameter in last.parameters():
+            nn.init.zeros_(parameter)
         self.leave = nn.Sequential(nn.GroupNorm(channels[0] // GROUP, channels[0]), nn.SiLU(), last)
 
     def condition(self, features: Tensor) -> tuple[Tensor, Tensor]:
@@ -79,11 +89,11 @@ class UNet(nn.Module):
         for level, (here, change, blocks) in enumerate(zip(self.here, self.change, self.down, strict=True)):
             x = change(avg_pool2d(x, 2) if level else x)
             x = x + interpolate(here(maps), x.shape[-2:], mode="bilinear")
-            for block in blocks:
+            for block in blocks:  # type: ignore[attr-defined]
                 x = block(x, embedding)
                 skips.append(x)
         for level, blocks in reversed(list(enumerate(self.up))):
-            for block in blocks:
+            for block in blocks:  # type: ignore[attr-defined]
                 x = block(torch.cat([x, skips.pop()], 1), embedding)
             if level:
                 x = interpolate(self.rise[level - 1](x), scale_factor=2.0, mode="nearest")

@@ -15,10 +15,11 @@ from typing import Any
 import torch
 from matplotlib.figure import Figure
 from omegaconf import OmegaConf
+from PIL.Image import Image
 from torch import Tensor
 
 from inversion.core import pixels
-from inversion.core.drawing import sample_columns, samples_figure, stacked
+from inversion.core.drawing import layers_figure, sample_columns
 from inversion.core.errors import InputError
 from inversion.decoders.flow import COLOURS, FlowDecoder, cosine_basis
 from inversion.encoders.alexnet import TAPS
@@ -53,63 +54,80 @@ def samples(
         raise InputError("study=samples is for runs of decoder=flow, and there are none among these.")
     chosen = subject.on(subject.part, images)
     rows: list[dict[str, Any]] = []
-    pictures, findings = [], []
+    originals, pictures, findings = subject.samples(shown), {}, []
     for title, run in flows.items():
         log.info(f"{title}: {number} samples of {len(chosen.images)} images")
         features = chosen.features(run)
         drawn = torch.cat([run.native_samples(some, number, seed + i, steps) for i, some in enumerate(features.split(BATCH))])
         drawn = pixels.denormalize(drawn.flatten(0, 1)).unflatten(0, drawn.shape[:2])
-        own, finding = _study(subject, chosen, run, features, drawn, seed, layers)
+        own = _rows(subject, chosen, run, drawn, seed, layers)
         rows += [{"run": title, **row} for row in own]
-        findings.append(f"{title}: {finding}")
-        originals = subject.samples(shown)
-        columns = {"Original": pixels.to_display(originals), "Mean": pixels.to_display(run.reconstruct(originals))}
-        columns |= sample_columns(run.sample(originals, 4, seed, steps))
-        pictures.append(samples_figure(columns, tile=128, title=title))
+        findings.append(f"{title}: {_finding(own, run.layer)}")
+        pictures[title] = {"Mean": pixels.to_display(run.reconstruct(originals))}
+        pictures[title] |= sample_columns(run.sample(originals, 4, seed, steps))
     runs = {title: run.layer for title, run in flows.items()}
-    figures = {"samples": stacked(pictures), "open": _open_figure(rows, runs), "calibration": _calibration_figure(rows, runs)}
+    shown_samples = layers_figure(pixels.to_display(originals), pictures, tile=128)
+    figures: dict[str, Figure | Image] = {
+        "samples": shown_samples,
+        "open": _open_figure(rows, runs),
+        "calibration": _calibration_figure(rows, runs),
+    }
+    findings.append("What is absent from samples is absent from the features, or beyond the generator.")
     return Result(figures, rows, findings)
 
 
-def _study(
-    subject: Subject, chosen: Subject, run: TrainedRun, features: Tensor, drawn: Tensor, seed: int, layers: Sequence[str]
-) -> tuple[list[dict[str, Any]], str]:
-    """One run's rows and what they say, from its samples (N, K, 3, n, n) in [0, 1]."""
+def _rows(
+    subject: Subject, chosen: Subject, run: TrainedRun, drawn: Tensor, seed: int, layers: Sequence[str]
+) -> list[dict[str, Any]]:
+    """One run's rows, from its samples (N, K, 3, n, n) in [0, 1]."""
     truth, mean = chosen.truth(), chosen.native_reconstructions(run)
     held = subject.on("val")
     deviation = (held.truth() - held.native_reconstructions(run)).square().mean(0).sqrt()
-    generator = torch.Generator().manual_seed(seed)
-    noisy = (mean[:, None] + deviation * torch.randn(drawn.shape, generator=generator)).clamp(0, 1)
+    noise = torch.randn(drawn.shape, generator=torch.Generator().manual_seed(seed))
+    candidates = {FLOW: drawn, NOISE: (mean[:, None] + deviation * noise).clamp(0, 1)}
     rows: list[dict[str, Any]] = []
-    for name, found in {FLOW: drawn, NOISE: noisy}.items():
-        for band, (a, b, c, d) in bands_of(truth, found, mean, subject.mean_image()).items():
-            rows.append({"what": name, "band": band, **scores(a, b, c, d)})
-    whole, basis = rows[0], next(row for row in rows if row["what"] == NOISE)
-    seen = _seen(run, chosen, features, drawn[:, 0], mean, layers)
-    rows += [{"what": "features", **row} for row in seen]
-    rows += [{"what": f"rank histogram, {name}", "value": value} for name, value in _ranks(truth, drawn, noisy)]
-    open_ = dict(zip(("luminance", "chrominance"), _by_colour(drawn, truth), strict=True))
-    rows += [{"what": "open", "band": name, "open_share": value} for name, value in open_.items()]
-    near = _nearest(subject, truth, drawn[:, 0])
-    rows += [{"what": "nearest training image", **near}]
-    own = seen[[row["layer"] for row in seen].index(run.layer)]
-    shuffled = float((drawn[:, 0] - truth.roll(1, 0)).square().mean()) / whole["mean_error"]
-    rows.append({"what": "shuffled", "sample_ratio": shuffled})
-    band = {row["band"]: row for row in rows if row["what"] == FLOW}
-    power = [band[name]["power"] for name in band if name != "all" and 2 <= int(name.split("-")[0]) < 28]
-    finding = (
-        f"One sample's error is {whole['sample_ratio']:.2f} times the single best image's (2 if exact; "
-        f"{shuffled:.2f} with another image's features), that of infinitely many samples' mean {whole['mean_ratio']:.3f} "
-        f"times. Intervals of 50 and 90 % hold the truth in {whole['coverage_50']:.1%} and {whole['coverage_90']:.1%} "
-        f"({basis['coverage_50']:.1%} and {basis['coverage_90']:.1%} for noise around the mean). From 2 to 28 cycles samples "
-        f"have {min(power):.2f} to {max(power):.2f} times the images' power. At {run.layer} a sample's features are "
-        f"{own['sample_distance']:.2f} times as far from the image's as the images' are from their mean, the single best "
-        f"image's {own['mean_distance']:.2f}; the image is found by them with a mean reciprocal rank of "
-        f"{own['sample_rank']:.2f} ({own['sample_rank_low']:.2f} to {own['sample_rank_high']:.2f}) against "
-        f"{own['mean_rank']:.2f}. The nearest training image is {near['ratio']:.2f} times as far from a sample as from a real "
-        f"image. Open are {open_['luminance']:.0%} of luminance's variance and {open_['chrominance']:.0%} of chrominance's."
+    for name, found in candidates.items():
+        for band, tensors in bands_of(truth, found, mean, subject.mean_image()).items():
+            rows.append({"what": name, "band": band, **scores(*tensors)})
+    for name, found in candidates.items():
+        histogram = calibration.rank_histogram(truth, found)
+        rows += [{"what": f"rank histogram, {name}", "value": float(share)} for share in histogram]
+    other = truth.roll(len(truth) // 2, 0)
+    ratio = float((drawn[:, 0] - other).square().mean() / (mean - truth).square().mean())
+    rows.append({"what": "shuffled", "sample_ratio": ratio})
+    rows += [{"what": "features", **row} for row in _seen(run, chosen, drawn[:, 0], mean, layers)]
+    rows += [{"what": "open", "band": name, "open_share": value} for name, value in left_open(drawn, truth).items()]
+    rows.append({"what": "diversity", **_diversity(drawn)})
+    rows.append({"what": "nearest training image", **_nearest(subject, truth, drawn[:, 0])})
+    return rows
+
+
+def _finding(rows: Sequence[dict[str, Any]], layer: str) -> str:
+    """What a run's rows say."""
+    kinds = {kind: [row for row in rows if row["what"] == kind] for kind in dict.fromkeys(row["what"] for row in rows)}
+    whole, noise, near = kinds[FLOW][0], kinds[NOISE][0], kinds["nearest training image"][0]
+    seen = next(row for row in kinds["features"] if row["layer"] == layer)
+    power = [row["power"] for row in kinds[FLOW][1:] if 2 <= int(row["band"].split("-")[0]) < 28]
+    shares = ", ".join(f"{row['open_share']:.0%} of {row['band']}" for row in kinds["open"])
+    rank = {
+        kind: f"{seen[f'{kind}_rank']:.2f} ({seen[f'{kind}_rank_low']:.2f} to {seen[f'{kind}_rank_high']:.2f})"
+        for kind in ("sample", "mean")
+    }
+    return " ".join(
+        [
+            f"One sample's error is {whole['sample_ratio']:.2f} times the single best image's (2 if exact;",
+            f"{kinds['shuffled'][0]['sample_ratio']:.2f} with another image's features), that of many samples' mean",
+            f"{whole['mean_ratio']:.3f} times, and their spread is {whole['spread_ratio']:.2f} times that (1 if exact).",
+            f"Intervals of 50 and 90 % hold {whole['coverage_50']:.1%} and {whole['coverage_90']:.1%} of the pixels",
+            f"({noise['coverage_50']:.1%} and {noise['coverage_90']:.1%} for the single best image with noise).",
+            f"From 2 to 28 cycles samples have {min(power):.2f} to {max(power):.2f} times the images' power.",
+            f"At {layer} a sample's features are {seen['sample_distance']:.2f} times as far from the image's as these from",
+            f"their mean, the single best image's {seen['mean_distance']:.2f}; found by them among all, the image has a mean",
+            f"reciprocal rank of {rank['sample']}, by the single best image's {rank['mean']}.",
+            f"The nearest training image is {near['ratio']:.2f} times as far from a sample as from a real image.",
+            f"Left open, as shares of the images' variance: {shares}.",
+        ]
     )
-    return rows, finding
 
 
 def bands_of(truth: Tensor, drawn: Tensor, mean: Tensor, floor: Tensor) -> dict[str, tuple[Tensor, Tensor, Tensor, Tensor]]:
@@ -146,20 +164,12 @@ def scores(truth: Tensor, drawn: Tensor, mean: Tensor, floor: Tensor) -> dict[st
     return row | {f"coverage_{share:.0%}".rstrip("%"): calibration.coverage(histogram, share) for share in SHARES}
 
 
-def _ranks(truth: Tensor, drawn: Tensor, noisy: Tensor) -> list[tuple[str, float]]:
-    histograms = {FLOW: calibration.rank_histogram(truth, drawn), NOISE: calibration.rank_histogram(truth, noisy)}
-    return [(name, float(share)) for name, histogram in histograms.items() for share in histogram]
-
-
-def _seen(
-    run: TrainedRun, chosen: Subject, features: Tensor, drawn: Tensor, mean: Tensor, layers: Sequence[str]
-) -> list[dict[str, Any]]:
+def _seen(run: TrainedRun, chosen: Subject, drawn: Tensor, mean: Tensor, layers: Sequence[str]) -> list[dict[str, Any]]:
     """Distances and ranks by features, of the run's layer and others: of one sample and of the single best image."""
     config = OmegaConf.create(run.metadata["config"]).encoder
     network = build("encoder", config, layer=run.encoder.deepest, weights=run.encoder.weights).to(run.device)
-    names = [
-        name for name in TAPS if name in {run.layer, *layers} and list(TAPS).index(name) <= list(TAPS).index(network.layer)
-    ]
+    within = list(TAPS)[: list(TAPS).index(network.layer) + 1]
+    names = [name for name in within if name in {run.layer, *layers}]
 
     @torch.no_grad()
     def encode(images: Tensor) -> dict[str, Tensor]:
@@ -181,11 +191,28 @@ def _seen(
     return rows
 
 
-def _by_colour(drawn: Tensor, truth: Tensor) -> list[float]:
-    """The share of luminance's and of the other colours' variance that varies between samples."""
-    spread = torch.einsum("oc,nkchw->nkohw", COLOURS, drawn).var(1).mean((0, 2, 3))
-    total = torch.einsum("oc,nchw->nohw", COLOURS, truth).var(0).mean((1, 2))
-    return [float(spread[0] / total[0]), float(spread[1:].sum() / total[1:].sum())]
+def left_open(drawn: Tensor, truth: Tensor) -> dict[str, float]:
+    """The share of the images' variance that varies between samples: of luminance, of opponent colours, and of the position
+    where the image's contrast has its centre.
+    """
+
+    def numbers(images: Tensor) -> dict[str, Tensor]:
+        colours = torch.einsum("oc,...chw->...ohw", COLOURS, images)
+        contrast = (colours[..., 0, :, :] - colours[..., 0, :, :].mean((-2, -1), keepdim=True)).square()
+        places = torch.linspace(-0.5, 0.5, images.shape[-1])
+        centre = torch.stack([(contrast.sum(side) * places).sum(-1) for side in (-2, -1)], -1)
+        centre = centre / contrast.sum((-2, -1))[..., None].clamp_min(1e-12)
+        return {"luminance": colours[..., 0, :, :], "chrominance": colours[..., 1:, :, :], "position": centre}
+
+    of_samples, of_images = numbers(drawn), numbers(truth)
+    return {name: float(of_samples[name].var(1).mean() / of_images[name].var(0).mean()) for name in of_images}
+
+
+def _diversity(drawn: Tensor) -> dict[str, float]:
+    """Root mean squared differences between two samples of one image, and between samples of two."""
+    within = (drawn[:, 0] - drawn[:, 1]).square().mean().sqrt()
+    between = (drawn[:, 0] - drawn[:, 1].roll(len(drawn) // 2, 0)).square().mean().sqrt()
+    return {"within": float(within), "between": float(between)}
 
 
 def _nearest(subject: Subject, truth: Tensor, drawn: Tensor) -> dict[str, float]:
@@ -210,10 +237,12 @@ def _open_figure(rows: Sequence[dict[str, Any]], layers: dict[str, str]) -> Figu
         names = [row["band"] for row in own]
         by_band.plot(names, [row["open_share"] for row in own], "o-", color=layer_colour(layer), label=title)
         shares = [row["open_share"] for row in rows if row["run"] == title and row["what"] == "open"]
-        by_colour.bar([i - 0.2, i + 0.2], shares, width=0.38, color=["0.35", "tab:orange"])
+        by_colour.bar([i - 0.27, i, i + 0.27], shares, width=0.25, color=["0.35", "tab:orange", "tab:blue"])
     by_band.set(title="What stays open, by frequency", xlabel="cycles per image", ylabel="share of the images' variance")
     by_band.legend(frameon=False)
-    by_colour.set(title="What stays open of luminance (grey) and chrominance", ylabel="share of the images' variance")
+    by_colour.set(
+        title="... of luminance (grey), chrominance (orange), position (blue)", ylabel="share of the images' variance"
+    )
     by_colour.set_xticks(range(len(layers)), list(layers))
     return figure
 

@@ -173,9 +173,8 @@ class ReconstructionGrid(Callback):
         _, originals = trainer.datamodule.samples("val", self.images)  # type: ignore[attr-defined]
         columns = [pixels.to_display(originals), reconstruct(pl_module, originals)]
         grids = {"val/reconstructions": images_grid(columns, pairs=2)}
-        if isinstance(pl_module.decoder, FlowDecoder):
-            columns += sample_columns(sampled(pl_module, originals)).values()
-            grids["val/samples"] = images_grid(columns)
+        if more := sampled(pl_module, originals):
+            grids["val/samples"] = images_grid([*columns, *more.values()])
         step = trainer.global_step - 1  # at which Lightning logs an epoch's numbers
         for logger in trainer.loggers:
             for name, grid in grids.items():
@@ -196,13 +195,18 @@ def reconstruct(model: LightningModule, images: Tensor) -> Tensor:
 
 
 @torch.no_grad()
-def sampled(model: LightningModule, images: Tensor, number: int = 4) -> Tensor:
-    """Images (B, 3, 227, 227) in [-1, 1] -> samples (B, number, 3, 227, 227). Leaves the model's mode as it was."""
+def sampled(model: LightningModule, images: Tensor, number: int = 4) -> dict[str, Tensor]:
+    """Images (B, 3, 227, 227) in [-1, 1] -> columns that show samples of them, if the decoder gives any. Leaves the model's
+    mode as it was.
+    """
+    decoder: Any = model.decoder
+    if not isinstance(decoder, FlowDecoder):
+        return {}
     was_training = model.training
     model.eval()
-    samples = model.decoder.samples(model.standardize(model.encoder(images.to(model.device))), number, seed=0)
+    samples = decoder.samples(model.standardize(model.encoder(images.to(model.device))), number, seed=0)  # type: ignore
     model.train(was_training)
-    return pixels.resize(samples.flatten(0, 1), pixels.INPUT_SIZE).unflatten(0, samples.shape[:2])
+    return sample_columns(samples)
 
 
 class Curves(TensorBoardLogger):

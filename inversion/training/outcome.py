@@ -18,16 +18,19 @@ PARTS = ("val", "test")
 
 @dataclass(frozen=True)
 class Samples:
-    """A few images and what one decoder made of them, uint8 (N, 3, 227, 227), and further columns of the figure by title."""
+    """A few images and what one decoder made of them, uint8 (N, 3, 227, 227); `more` are samples of them, as the figure's
+    columns by title, if the decoder gives any.
+    """
 
     files: list[str]
     originals: Tensor
     reconstructions: Tensor
     more: dict[str, Tensor] = field(default_factory=dict)
 
-    def columns(self, title: str) -> dict[str, Tensor]:
-        """The figure's columns for this decoder."""
-        return {title: self.reconstructions} | {f"{title} {name}": images for name, images in self.more.items()}
+    @property
+    def columns(self) -> dict[str, Tensor]:
+        """The figure's columns by title."""
+        return {"Mean": self.reconstructions} | self.more
 
 
 def is_finished(folder: Path) -> bool:

@@ -10,10 +10,9 @@ from lightning.pytorch.loggers import TensorBoardLogger
 from omegaconf import DictConfig
 
 from inversion.core import pixels
-from inversion.core.drawing import sample_columns, samples_figure
+from inversion.core.drawing import layers_figure
 from inversion.core.errors import InputError
 from inversion.core.files import SWEPT_LAYERS, atomic_file, save_atomic
-from inversion.decoders.flow import FlowDecoder
 from inversion.decoders.standardize import Standardize
 from inversion.encoders.alexnet import TAPS
 from inversion.training import outcome
@@ -122,12 +121,11 @@ HPARAMS = ("layer", "decoder", "loss", "lr", "seed")
 def publish(cfg: DictConfig, folder: Path, fitted: Fitted, metrics: dict[str, Any]) -> None:
     """Writes the samples and their figure, the loggers' hyperparameters, and last `metrics.json`; says what came out."""
     files, originals = fitted.datamodule.samples("val", cfg.samples)
-    more = sample_columns(sampled(fitted.module, originals)) if isinstance(fitted.module.decoder, FlowDecoder) else {}
-    samples = outcome.Samples(files, pixels.to_display(originals), reconstruct(fitted.module, originals), more)
+    shown = reconstruct(fitted.module, originals), sampled(fitted.module, originals)
+    samples = outcome.Samples(files, pixels.to_display(originals), *shown)
     save_atomic(folder / outcome.SAMPLES_FILE, vars(samples))
     with atomic_file(folder / "samples.png") as file:
-        columns = {"Original": samples.originals} | samples.columns(outcome.title_of(metrics["layer"]))
-        samples_figure(columns).save(file, "PNG")
+        layers_figure(samples.originals, {outcome.title_of(metrics["layer"]): samples.columns}).save(file, "PNG")
     hparams = {name: metrics[name] for name in HPARAMS} | {"trained_epochs": metrics["epochs"]}
     hparams["test_mse"] = metrics.get("test", {}).get("mse", float("nan"))
     scores = {f"val/{name}": metrics["val"][name] for name in ("mse", "psnr", "ssim")}

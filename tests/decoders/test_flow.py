@@ -54,7 +54,6 @@ def test_in_eval_mode_the_validation_images_spectrum_counts_and_each_validation_
 def test_every_layer_and_size_trains_and_samples(layer, native_size):
     decoder = flow(layer, native_size)
     features, images = torch.randn(3, *TAPS[layer].shape), torch.rand(3, 3, native_size, native_size) * 2 - 1
-    prediction = decoder.predict(features)
     loss = decoder.flow_loss(features, images, first=True)
     loss.backward()
     assert loss > 0 and not any(weight.grad is not None for weight in decoder.mean.parameters())
