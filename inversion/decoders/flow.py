@@ -48,20 +48,22 @@ class Whitening(nn.Module):
         power = self.spectrum(errors).square().mean(0)
         if self.training:
             self.batches[0] += 1
-            self.train_variance.lerp_(power, float((1 / self.batches[0]).clamp_min(0.01)))
+            self.train_variance.lerp_(power, (1 / self.batches[0]).clamp_min(0.01))
         else:
             self.batches[1] = 1 if first else self.batches[1] + 1
-            self.val_variance.lerp_(power, float(1 / self.batches[1]))
+            self.val_variance.lerp_(power, 1 / self.batches[1])
 
     def spectrum(self, images: Tensor) -> Tensor:
-        """Cosine coefficients of opponent colours, the same shape."""
-        basis = self.basis.to(images)
-        return basis @ torch.einsum("oc,bchw->bohw", COLOURS.to(images), images) @ basis.T
+        """Cosine coefficients of opponent colours, the same shape. In float32, as variances differ by a million."""
+        basis = self.basis.to(images.device)
+        with torch.autocast(images.device.type, enabled=False):
+            return basis @ torch.einsum("oc,bchw->bohw", COLOURS.to(basis), images.float()) @ basis.T
 
     def filter(self, images: Tensor, gain: Tensor) -> Tensor:
         """The images with each frequency of each opponent colour multiplied by its gain, (3, n, n)."""
-        basis = self.basis.to(images)
-        return torch.einsum("oc,bohw->bchw", COLOURS.to(images), basis.T @ (self.spectrum(images) * gain) @ basis)
+        basis, filtered = self.basis.to(images.device), self.spectrum(images) * gain
+        with torch.autocast(images.device.type, enabled=False):
+            return torch.einsum("oc,bohw->bchw", COLOURS.to(basis), basis.T @ filtered @ basis)
 
     @property
     def scale(self) -> Tensor:
@@ -118,12 +120,13 @@ class FlowDecoder(Decoder):
         Errors are those of the mean decoder in eval mode, as in sampling. In validation times and noise are the same in each
         epoch.
         """
+        if not len(images):  # DDP may leave no share of a last batch; gradients of zero take part in its sums
+            return 0 * torch.stack([weight.sum() for weight in self.network.parameters()]).sum()
         with torch.no_grad():
             self.mean.eval()
             mean = pixels.resize(self.mean.predict(features).float(), self.native_size)
             self.mean.train(self.training)
-            if len(images):
-                self.whitening.update(images - mean, first)
+            self.whitening.update(images - mean, first)
             scale = self.whitening.scale
             error = self.whitening.filter(images - mean, 1 / scale)
             generator = None if self.training else torch.Generator().manual_seed(len(images))
@@ -137,7 +140,7 @@ class FlowDecoder(Decoder):
         found = self.velocity(z, time, mean, self.network.condition(features), scale)
         weight = (scale / scale.square().mean().sqrt()) ** (1 - self.detail)
         difference = self.whitening.filter(found - (error - noise), weight)
-        return (difference.square() * (t**2 + (1 - t) ** 2)).sum() / max(1, difference.numel())
+        return (difference.square() * (t**2 + (1 - t) ** 2)).mean()
 
     def velocity(self, z: Tensor, time: Tensor, mean: Tensor, condition: tuple[Tensor, Tensor], scale: Tensor) -> Tensor:
         """dz/dt at z and the times (B,), of whitened errors around the mean images, each (B, 3, n, n)."""

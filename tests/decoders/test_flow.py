@@ -37,6 +37,22 @@ def test_whitened_errors_have_unit_variance_at_every_frequency_and_come_back():
     torch.testing.assert_close(whitening.filter(white, whitening.scale), errors, rtol=1e-3, atol=1e-4)
 
 
+def test_lower_precision_of_the_networks_is_not_that_of_the_whitening():
+    whitening, errors = Whitening(16), torch.randn(4, 3, 16, 16)
+    whitening.train_variance.copy_(torch.logspace(0, -6, 16).outer(torch.ones(16)).expand(3, -1, -1))
+    wanted = whitening.filter(errors, 1 / whitening.scale)
+    with torch.autocast("cpu", torch.bfloat16):
+        torch.testing.assert_close(whitening.filter(errors, 1 / whitening.scale), wanted)
+
+
+def test_an_empty_share_of_a_batch_has_no_loss_but_gradients():
+    decoder = flow().train()
+    loss = decoder.flow_loss(torch.randn(0, 256, 6, 6), torch.randn(0, 3, 64, 64), first=True)
+    loss.backward()
+    assert loss == 0 and all(weight.grad is not None for weight in decoder.network.parameters())
+    assert decoder.whitening.batches.sum() == 0
+
+
 def test_in_eval_mode_the_validation_images_spectrum_counts_and_each_validation_begins_anew():
     whitening = Whitening(8)
     whitening.update(torch.randn(500, 3, 8, 8), first=True)
