@@ -87,33 +87,33 @@ def test_the_same_seed_gives_the_same_samples_and_another_others():
 
 
 def test_before_it_has_learnt_samples_are_the_mean_with_noise_of_the_errors_spectrum():
-    decoder, features = flow("conv5", 16).eval(), torch.randn(400, 256, 6, 6)
+    decoder, features = flow("conv5", 16).eval(), torch.randn(200, 256, 6, 6)
     mean = pixels.resize(decoder.predict(features), 16).detach()
-    errors = 0.02 * torch.nn.functional.avg_pool2d(torch.randn(400, 3, 18, 18), 3, stride=1)
+    errors = 0.02 * torch.nn.functional.avg_pool2d(torch.randn(200, 3, 18, 18), 3, stride=1)
     decoder.whitening.update(errors, first=True)
-    found = decoder.sample(features, torch.randn(400, 3, 16, 16), steps=20) - mean
+    found = decoder.sample(features, torch.randn(200, 3, 16, 16), steps=10) - mean
     ratio = decoder.whitening.spectrum(found).square().mean(0) / decoder.whitening.val_variance
     assert float(ratio.mean()) == pytest.approx(1, abs=0.03)
 
 
 def test_a_flow_learns_what_is_not_gaussian():
-    """Errors of one frequency of which each is one of two, never their mean."""
+    """Errors each of which is one of two, never their mean."""
     decoder = flow("conv5", 16).train()
+    decoder.mean.predict = lambda features: torch.zeros(len(features), 3, 16, 16)
     optimizer = torch.optim.Adam(decoder.network.parameters(), 2e-3)
-    features, mean = torch.zeros(64, 256, 6, 6), torch.zeros(64, 3, 16, 16)
-    pattern = 0.3 * torch.linspace(-1, 1, 16).expand(3, 16, 16)
+    pattern = 0.3 * torch.randn(3, 16, 16)
 
     def errors(number):
         return (torch.randint(0, 2, (number, 1, 1, 1)) * 2 - 1) * pattern + 0.01 * torch.randn(number, 3, 16, 16)
 
     for _ in range(150):
-        loss = decoder.flow_loss(features, mean, errors(64), first=False)
+        loss = decoder.flow_loss(torch.zeros(16, 256, 6, 6), errors(16), first=False)
         optimizer.zero_grad()
         loss.backward()
         optimizer.step()
     decoder.eval()
     decoder.whitening.update(errors(500), first=True)
-    decoder.mean.predict = lambda features: torch.zeros(len(features), 3, 16, 16)
-    sides = (decoder.sample(features, torch.randn(64, 3, 16, 16), 20) * pattern).sum((1, 2, 3)) / pattern.square().sum()
+    found = decoder.sample(torch.zeros(100, 256, 6, 6), torch.randn(100, 3, 16, 16), 10)
+    sides = (found * pattern).sum((1, 2, 3)) / pattern.square().sum()
     assert 0.25 < float((sides > 0).float().mean()) < 0.75
-    assert float(((sides.abs() - 1).abs() < 0.5).float().mean()) > 0.8  # 0.57 of a normal variable's
+    assert float(((sides.abs() - 1).abs() < 0.5).float().mean()) > 0.85  # 0.48 of a normal variable's
