@@ -28,11 +28,13 @@ class Whitening(nn.Module):
     """Between images' errors (B, 3, n, n) and the same with unit variance at each frequency of each opponent colour.
 
     `train` holds the variances of the training images' errors, a running mean over batches; `val` those of the validation
-    images', which are larger, since the mean decoder has seen the former.
+    images', which are larger, since the mean decoder has seen the former. `power` holds the variances of whitened samples of
+    validation images, (n, n): those of an imperfect flow are too small, by what `gain` makes up for.
     """
 
     train_variance: Tensor
     val_variance: Tensor
+    power: Tensor
     batches: Tensor
 
     def __init__(self, native_size: int) -> None:
@@ -40,6 +42,7 @@ class Whitening(nn.Module):
         self.basis = cosine_basis(native_size)  # no buffer: an average of weights would average it, and round
         for name in ("train_variance", "val_variance"):
             self.register_buffer(name, torch.ones(3, native_size, native_size))
+        self.register_buffer("power", torch.ones(native_size, native_size))
         self.register_buffer("batches", torch.zeros(2))  # seen of training, and of this validation
 
     def update(self, errors: Tensor, first: bool) -> None:
@@ -52,6 +55,18 @@ class Whitening(nn.Module):
         else:
             self.batches[1] = 1 if first else self.batches[1] + 1
             self.val_variance.lerp_(power, 1 / self.batches[1])
+
+    def measure(self, drawn: Tensor) -> None:
+        """Takes whitened samples of validation images into account; follows `update`."""
+        self.power.lerp_(self.spectrum(drawn).square().mean((0, 1)), 1 / self.batches[1])
+
+    @property
+    def gain(self) -> Tensor:
+        """What samples' errors are multiplied by at each frequency to have validation errors' variance, one an octave: (n, n)."""
+        cycles = torch.arange(len(self.basis)) / 2
+        octaves = (1 + torch.hypot(cycles[:, None], cycles)).log2().long().flatten()
+        power = torch.bincount(octaves, self.power.cpu().float().flatten()) / torch.bincount(octaves)
+        return power.clamp_min(0.25).rsqrt()[octaves].reshape(self.power.shape).to(self.power.device)
 
     def spectrum(self, images: Tensor) -> Tensor:
         """Cosine coefficients of opponent colours, the same shape. In float32, as variances differ by a million."""
@@ -137,7 +152,12 @@ class FlowDecoder(Decoder):
             noise = noise.to(images.device)
             t = time[:, None, None, None]
             z = (1 - t) * noise + t * error
-        found = self.velocity(z, time, mean, self.network.condition(features), scale)
+        condition = self.network.condition(features)
+        if not self.training:
+            few = slice(None, None, 8)
+            drawn = self._drawn(noise[few], mean[few], (condition[0][few], condition[1][few]), scale, steps=5)
+            self.whitening.measure(drawn)
+        found = self.velocity(z, time, mean, condition, scale)
         weight = (scale / scale.square().mean().sqrt()) ** (1 - self.detail)
         difference = self.whitening.filter(found - (error - noise), weight)
         return (difference.square() * (t**2 + (1 - t) ** 2)).mean()
@@ -165,9 +185,13 @@ class FlowDecoder(Decoder):
     def sample(self, features: Tensor, noise: Tensor, steps: int) -> Tensor:
         """Features (B, *feature_shape) and noise (B, 3, n, n) -> images (B, 3, n, n) around [-1, 1], by Heun's method."""
         mean = pixels.resize(self.predict(features).float(), self.native_size)
-        condition, scale = self.network.condition(features), self.whitening.scale
-        error = integrate(lambda z, t: self.velocity(z, t.expand(len(z)), mean, condition, scale), noise, steps)
-        return mean + self.whitening.filter(error, scale)
+        scale = self.whitening.scale
+        error = self._drawn(noise, mean, self.network.condition(features), scale, steps)
+        return mean + self.whitening.filter(error, scale * self.whitening.gain)
+
+    def _drawn(self, noise: Tensor, mean: Tensor, condition: tuple[Tensor, Tensor], scale: Tensor, steps: int) -> Tensor:
+        """Whitened errors from noise, both (B, 3, n, n)."""
+        return integrate(lambda z, t: self.velocity(z, t.expand(len(z)), mean, condition, scale), noise, steps)
 
 
 def integrate(velocity: Callable[[Tensor, Tensor], Tensor], z: Tensor, steps: int) -> Tensor:

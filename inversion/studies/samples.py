@@ -7,7 +7,6 @@ or the generator can't draw otherwise: what is absent from samples is absent fro
 them stand the best single image with Gaussian noise of its validation errors' size per pixel.
 """
 
-import logging
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -17,6 +16,7 @@ from matplotlib.figure import Figure
 from omegaconf import OmegaConf
 from PIL.Image import Image
 from torch import Tensor
+from tqdm import tqdm
 
 from inversion.core import pixels
 from inversion.core.drawing import layers_figure, sample_columns
@@ -29,8 +29,6 @@ from inversion.studies.result import Result, layer_colour, new_figure
 from inversion.studies.subject import BATCH, Subject, check_range
 from inversion.training.building import build
 
-log = logging.getLogger(__name__)
-
 BANDS = (0, 1, 2, 4, 8, 12, 16, 20, 28, 48)
 """Edges in cycles per image."""
 SHARES = (0.5, 0.9)
@@ -41,7 +39,6 @@ def samples(
     subject: Subject,
     folder: Path,
     number: int,
-    images: int | None,
     steps: int,
     seed: int,
     layers: Sequence[str],
@@ -52,15 +49,16 @@ def samples(
     flows = {title: run for title, run in subject.runs.items() if isinstance(run.decoder, FlowDecoder)}
     if not flows:
         raise InputError("study=samples is for runs of decoder=flow, and there are none among these.")
-    chosen = subject.on(subject.part, images)
     rows: list[dict[str, Any]] = []
     originals, pictures, findings = subject.samples(shown), {}, []
     for title, run in flows.items():
-        log.info(f"{title}: {number} samples of {len(chosen.images)} images")
-        features = chosen.features(run)
-        drawn = torch.cat([run.native_samples(some, number, seed + i, steps) for i, some in enumerate(features.split(BATCH))])
+        batches = enumerate(subject.features(run).split(4))
+        progress = tqdm(
+            batches, f"{title}: {number} samples of each image", -(-len(subject.images) // 4), leave=False, disable=None
+        )
+        drawn = torch.cat([run.native_samples(some, number, seed + i, steps) for i, some in progress])
         drawn = pixels.denormalize(drawn.flatten(0, 1)).unflatten(0, drawn.shape[:2])
-        own = _rows(subject, chosen, run, drawn, seed, layers)
+        own = _rows(subject, run, drawn, seed, layers)
         rows += [{"run": title, **row} for row in own]
         findings.append(f"{title}: {_finding(own, run.layer)}")
         pictures[title] = {"Mean": pixels.to_display(run.reconstruct(originals))}
@@ -76,11 +74,9 @@ def samples(
     return Result(figures, rows, findings)
 
 
-def _rows(
-    subject: Subject, chosen: Subject, run: TrainedRun, drawn: Tensor, seed: int, layers: Sequence[str]
-) -> list[dict[str, Any]]:
+def _rows(subject: Subject, run: TrainedRun, drawn: Tensor, seed: int, layers: Sequence[str]) -> list[dict[str, Any]]:
     """One run's rows, from its samples (N, K, 3, n, n) in [0, 1]."""
-    truth, mean = chosen.truth(), chosen.native_reconstructions(run)
+    truth, mean = subject.truth(), subject.native_reconstructions(run)
     held = subject.on("val")
     deviation = (held.truth() - held.native_reconstructions(run)).square().mean(0).sqrt()
     noise = torch.randn(drawn.shape, generator=torch.Generator().manual_seed(seed))
@@ -95,7 +91,7 @@ def _rows(
     other = truth.roll(len(truth) // 2, 0)
     ratio = float((drawn[:, 0] - other).square().mean() / (mean - truth).square().mean())
     rows.append({"what": "shuffled", "sample_ratio": ratio})
-    rows += [{"what": "features", **row} for row in _seen(run, chosen, drawn[:, 0], mean, layers)]
+    rows += [{"what": "features", **row} for row in _seen(run, truth, drawn[:, 0], mean, layers)]
     rows += [{"what": "open", "band": name, "open_share": value} for name, value in left_open(drawn, truth).items()]
     rows.append({"what": "diversity", **_diversity(drawn)})
     rows.append({"what": "nearest training image", **_nearest(subject, truth, drawn[:, 0])})
@@ -164,7 +160,7 @@ def scores(truth: Tensor, drawn: Tensor, mean: Tensor, floor: Tensor) -> dict[st
     return row | {f"coverage_{share:.0%}".rstrip("%"): calibration.coverage(histogram, share) for share in SHARES}
 
 
-def _seen(run: TrainedRun, chosen: Subject, drawn: Tensor, mean: Tensor, layers: Sequence[str]) -> list[dict[str, Any]]:
+def _seen(run: TrainedRun, truth: Tensor, drawn: Tensor, mean: Tensor, layers: Sequence[str]) -> list[dict[str, Any]]:
     """Distances and ranks by features, of the run's layer and others: of one sample and of the single best image."""
     config = OmegaConf.create(run.metadata["config"]).encoder
     network = build("encoder", config, layer=run.encoder.deepest, weights=run.encoder.weights).to(run.device)
@@ -177,7 +173,7 @@ def _seen(run: TrainedRun, chosen: Subject, drawn: Tensor, mean: Tensor, layers:
         found = [network.features(some, names) for some in inputs]
         return {name: torch.cat([one[name].flatten(1).cpu() for one in found]) for name in names}
 
-    wanted, of_sample, of_mean = encode(chosen.truth()), encode(drawn), encode(mean)
+    wanted, of_sample, of_mean = encode(truth), encode(drawn), encode(mean)
     rows = []
     for name in names:
         scale = (wanted[name] - wanted[name].mean(0)).square().sum(1).mean().sqrt()
