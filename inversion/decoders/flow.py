@@ -62,9 +62,9 @@ class Whitening(nn.Module):
 
     @property
     def gain(self) -> Tensor:
-        """What samples' errors are multiplied by at each frequency to have validation errors' variance, one an octave: (n, n)."""
+        """What samples' errors are multiplied by to have validation errors' variance in each octave: (n, n)."""
         cycles = torch.arange(len(self.basis)) / 2
-        octaves = (1 + torch.hypot(cycles[:, None], cycles)).log2().long().flatten()
+        octaves = (1 + torch.hypot(cycles[:, None], cycles)).log2().long().clamp_min(1).flatten()  # the first two as one
         power = torch.bincount(octaves, self.power.cpu().float().flatten()) / torch.bincount(octaves)
         return power.clamp_min(0.25).rsqrt()[octaves].reshape(self.power.shape).to(self.power.device)
 

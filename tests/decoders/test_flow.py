@@ -37,6 +37,16 @@ def test_whitened_errors_have_unit_variance_at_every_frequency_and_come_back():
     torch.testing.assert_close(whitening.filter(white, whitening.scale), errors, rtol=1e-3, atol=1e-4)
 
 
+def test_samples_that_vary_too_little_are_scaled_up_octave_by_octave():
+    whitening = Whitening(16).eval()
+    whitening.update(torch.randn(500, 3, 16, 16), first=True)
+    assert float((whitening.gain - 1).abs().max()) < 1e-6
+    fine = torch.hypot(torch.arange(16)[:, None] / 2, torch.arange(16) / 2) >= 3
+    amplitude = torch.where(fine, 0.8, 1.1)
+    whitening.measure(whitening.filter(torch.randn(500, 3, 16, 16), amplitude))
+    torch.testing.assert_close(whitening.gain, 1 / amplitude, rtol=0.05, atol=0)
+
+
 def test_lower_precision_of_the_networks_is_not_that_of_the_whitening():
     whitening, errors = Whitening(16), torch.randn(4, 3, 16, 16)
     whitening.train_variance.copy_(torch.logspace(0, -6, 16).outer(torch.ones(16)).expand(3, -1, -1))
