@@ -2,20 +2,22 @@
 
 python experiments/invert.py image=photo.jpg runs=outputs/<sweep>
 python experiments/invert.py image=[photo.jpg,a-folder] runs=outputs/<sweep> size=227
+python experiments/invert.py image=photo.jpg runs=outputs/<sweep of decoder=flow> samples=4
 
 Writes `inversions.png`, originals beside every layer's reconstruction, and each reconstruction as a PNG of its own. The runs
 were trained on images of 64 x 64, so pictures are first reduced to that (`size`): "Original" is what the encoder saw.
 """
 
 import logging
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from omegaconf import DictConfig
+from torch import Tensor
 from torchvision.transforms.v2.functional import to_pil_image
 
 from inversion.core import pixels
-from inversion.core.drawing import samples_figure
+from inversion.core.drawing import layers_figure, sample_columns
 from inversion.core.errors import InputError
 from inversion.core.file_kinds import printable
 from inversion.core.files import atomic_file, expand
@@ -38,20 +40,31 @@ def invert(cfg: DictConfig, folder: Path) -> None:
     if not isinstance(size, int) or not 1 <= size <= pixels.INPUT_SIZE:
         raise InputError(f"size={cfg.size} must be native, or a whole number up to {pixels.INPUT_SIZE}.")
     images = trained.read_images(paths, size)
-    columns = {"Original": pixels.to_display(images)}
+    columns: dict[str, dict[str, Tensor]] = {}
     for run in found:
-        columns[titles[run.folder]] = pixels.to_display(trained.load(run.folder, cfg.weights).reconstruct(images))
+        loaded, title = trained.load(run.folder, cfg.weights), titles[run.folder]
+        columns[title] = {"Mean": pixels.to_display(loaded.reconstruct(images))}
+        if cfg.samples:
+            columns[title] |= sample_columns(loaded.sample(images, cfg.samples, cfg.seed))
         log.info(f"{run.layer}: {run.folder}")
-    for title, column in columns.items():
-        for name, image in zip(names, column, strict=True):
-            with atomic_file(folder / f"{name}_{title.lower().replace('/', '-')}.png") as file:
-                to_pil_image(image).save(file, "PNG")
+    originals = pixels.to_display(images)
+    write_images(folder, names, {"Original": {"Mean": originals}} | columns)
     if len(paths) > 50:
         log.info(f"Images   {folder}")
         return
     with atomic_file(folder / "inversions.png") as file:
-        samples_figure(columns, rows=names).save(file, "PNG")
+        layers_figure(originals, columns, rows=names).save(file, "PNG")
     log.info(f"Figure   {folder / 'inversions.png'}")
+
+
+def write_images(folder: Path, names: Sequence[str], columns: Mapping[str, Mapping[str, Tensor]]) -> None:
+    """Writes each image as a PNG, `photo_conv5.png` for the mean and `photo_conv5-sample-1.png`."""
+    for title, own in columns.items():
+        for kind, images in own.items():
+            ending = (title if kind == "Mean" else f"{title} {kind}").lower().replace("/", "-").replace(" ", "-")
+            for name, image in zip(names, images, strict=True):
+                with atomic_file(folder / f"{name}_{ending}.png") as file:
+                    to_pil_image(image).save(file, "PNG")
 
 
 def pictures(given: Sequence[str]) -> list[Path]:

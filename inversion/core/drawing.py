@@ -48,6 +48,20 @@ def samples_figure(
     return figure
 
 
+def layers_figure(
+    originals: Tensor, columns: Mapping[str, Mapping[str, Tensor]], rows: Sequence[str] = (), tile: int = pixels.INPUT_SIZE
+) -> Image.Image:
+    """The published figure of layers, or of what else their titles say, each with one column; and under it a figure for each
+    that has more than one, as samples have. Images are (N, 3, S, S), uint8.
+    """
+    single = {title: images for title, own in columns.items() if len(own) == 1 for images in own.values()}
+    figures = [samples_figure({"Original": originals} | single, rows, tile)] if single else []
+    for title, own in columns.items():
+        if len(own) > 1:
+            figures.append(samples_figure({"Original": originals, **own}, rows, tile, title))
+    return stacked(figures)
+
+
 def stacked(figures: Sequence[Image.Image]) -> Image.Image:
     """Figures one under another, flush left, on white."""
     whole = Image.new("RGB", (max(figure.width for figure in figures), sum(figure.height for figure in figures)), "white")
@@ -64,10 +78,23 @@ def side_by_side(figures: Sequence[Image.Image]) -> Image.Image:
     return stacked(turned).transpose(Image.Transpose.TRANSPOSE)
 
 
-def pairs_grid(originals: Tensor, reconstructions: Tensor, tile: int = 128) -> Tensor:
-    """Originals beside their reconstructions, two pairs a row; (N, 3, S, S) each -> (3, height, width), all uint8."""
-    pairs = torch.stack([_tiles(originals, tile), _tiles(reconstructions, tile)], dim=1).flatten(0, 1)
-    return make_grid(pairs, nrow=4, padding=2, pad_value=255)
+def images_grid(columns: Sequence[Tensor], pairs: int = 1, tile: int = 128) -> Tensor:
+    """Columns of images (N, 3, S, S) side by side, those of `pairs` images a row -> (3, height, width), all uint8."""
+    tiles = torch.stack([_tiles(images, tile) for images in columns], dim=1).flatten(0, 1)
+    return make_grid(tiles, nrow=pairs * len(columns), padding=2, pad_value=255)
+
+
+def sample_columns(samples: Tensor) -> dict[str, Tensor]:
+    """Samples (N, K, 3, S, S) in [-1, 1] as a figure's columns by title, and if there are two or more a map of where they
+    differ: each pixel's standard deviation between them, over the colours, black for none, white for a quarter of the range.
+    """
+    shown = samples.flatten(0, 1)
+    columns = pixels.to_display(shown).unflatten(0, samples.shape[:2])
+    named = {f"Sample {number}": columns[:, number - 1] for number in range(1, samples.shape[1] + 1)}
+    if samples.shape[1] == 1:
+        return named
+    spread = pixels.denormalize(shown).unflatten(0, samples.shape[:2]).var(1).mean(1, keepdim=True).sqrt().cpu()
+    return named | {"Where they differ": pixels.to_uint8((4 * spread).clamp(0, 1)).expand(-1, 3, -1, -1).contiguous()}
 
 
 def _tiles(images: Tensor, side: int) -> Tensor:

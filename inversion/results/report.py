@@ -5,7 +5,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from inversion.core.drawing import samples_figure
+from inversion.core.drawing import layers_figure
 from inversion.core.files import atomic_file, write_atomic
 from inversion.core.tables import aligned, csv_text
 from inversion.results.runs import FinishedRun, in_layer_order, labels, titles
@@ -44,10 +44,10 @@ def write_figures(folder: Path, runs: Sequence[FinishedRun]) -> list[Path]:
     paths = [folder / ("samples.png" if i == 1 else f"samples_{i}.png") for i in range(1, len(groups) + 1)]
     for path, group in zip(paths, groups.values(), strict=True):
         names = titles(group)
-        columns = {"Original": group[0].samples.originals}
-        columns |= {names[run.folder]: run.samples.reconstructions for run in group}
         with atomic_file(path) as file:
-            samples_figure(columns).save(file, "PNG")
+            layers_figure(group[0].samples.originals, {names[run.folder]: run.samples.columns for run in group}).save(
+                file, "PNG"
+            )
     return paths
 
 

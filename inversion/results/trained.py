@@ -17,11 +17,13 @@ from lightning import LightningDataModule
 from omegaconf import OmegaConf
 from torch import Tensor, nn
 
+from inversion.core import pixels
 from inversion.core.errors import InputError
 from inversion.core.files import expand
 from inversion.core.images import decode
 from inversion.core.pixels import to_input
 from inversion.decoders.base import Decoder
+from inversion.decoders.flow import STEPS, FlowDecoder
 from inversion.decoders.standardize import Standardize
 from inversion.encoders.alexnet import Encoder
 from inversion.training import checkpoints
@@ -72,6 +74,24 @@ class TrainedRun(nn.Module):
         return self.decode(self.encode(images))
 
     forward = reconstruct
+
+    def native_samples(self, features: Tensor, number: int = 1, seed: int = 0, steps: int = STEPS) -> Tensor:
+        """Features (B, *feature_shape), not standardised -> images (B, number, 3, n, n) in [-1, 1] that they could have come
+        from, at the native size, by `steps` steps of the flow; the same for the same seed. Raises InputError for a decoder
+        that gives one image only.
+        """
+        if not isinstance(self.decoder, FlowDecoder):
+            raise InputError(f"This {self.layer} run's decoder gives one image and no samples: train one with decoder=flow.")
+        return self.decoder.samples(self.standardize(features.to(self.device)), number, seed, steps).to(features.device)
+
+    def sample_features(self, features: Tensor, number: int = 1, seed: int = 0, steps: int = STEPS) -> Tensor:
+        """`native_samples` as `decode` gives images: (B, number, 3, 227, 227)."""
+        images = self.native_samples(features, number, seed, steps)
+        return pixels.resize(images.flatten(0, 1), pixels.INPUT_SIZE).unflatten(0, images.shape[:2])
+
+    def sample(self, images: Tensor, number: int = 1, seed: int = 0, steps: int = STEPS) -> Tensor:
+        """Images (B, 3, 227, 227) in [-1, 1] -> (B, number, 3, 227, 227): others with such features, see `sample_features`."""
+        return self.sample_features(self.encode(images), number, seed, steps)
 
 
 def load(folder: str | Path, weights: str | None = None, any_weights: bool = False) -> TrainedRun:

@@ -16,9 +16,10 @@ from torch import Tensor
 from torchvision.transforms.v2.functional import to_pil_image
 
 from inversion.core import pixels
-from inversion.core.drawing import pairs_grid
+from inversion.core.drawing import images_grid, sample_columns
 from inversion.core.errors import InputError
 from inversion.data.batches import Batch, hashed_seed
+from inversion.decoders.flow import FlowDecoder
 
 log = logging.getLogger(__name__)
 
@@ -170,13 +171,17 @@ class ReconstructionGrid(Callback):
         if trainer.sanity_checking or not is_due or not trainer.is_global_zero or not trainer.loggers:
             return
         _, originals = trainer.datamodule.samples("val", self.images)  # type: ignore[attr-defined]
-        grid = pairs_grid(pixels.to_display(originals), reconstruct(pl_module, originals))
+        columns = [pixels.to_display(originals), reconstruct(pl_module, originals)]
+        grids = {"val/reconstructions": images_grid(columns, pairs=2)}
+        if more := sampled(pl_module, originals):
+            grids["val/samples"] = images_grid([*columns, *more.values()])
         step = trainer.global_step - 1  # at which Lightning logs an epoch's numbers
         for logger in trainer.loggers:
-            if isinstance(logger, TensorBoardLogger):
-                logger.experiment.add_image("val/reconstructions", grid, step)
-            elif isinstance(logger, WandbLogger):
-                logger.log_image("val/reconstructions", [to_pil_image(grid)], step)
+            for name, grid in grids.items():
+                if isinstance(logger, TensorBoardLogger):
+                    logger.experiment.add_image(name, grid, step)
+                elif isinstance(logger, WandbLogger):
+                    logger.log_image(name, [to_pil_image(grid)], step)
 
 
 @torch.no_grad()
@@ -187,6 +192,21 @@ def reconstruct(model: LightningModule, images: Tensor) -> Tensor:
     pictures = pixels.to_display(model(images.to(model.device)))
     model.train(was_training)
     return pictures
+
+
+@torch.no_grad()
+def sampled(model: LightningModule, images: Tensor, number: int = 4) -> dict[str, Tensor]:
+    """Images (B, 3, 227, 227) in [-1, 1] -> columns that show samples of them, if the decoder gives any. Leaves the model's
+    mode as it was.
+    """
+    decoder: Any = model.decoder
+    if not isinstance(decoder, FlowDecoder):
+        return {}
+    was_training = model.training
+    model.eval()
+    samples = decoder.samples(model.standardize(model.encoder(images.to(model.device))), number, seed=0)  # type: ignore
+    model.train(was_training)
+    return sample_columns(samples)
 
 
 class Curves(TensorBoardLogger):

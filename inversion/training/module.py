@@ -15,6 +15,7 @@ from inversion.core.errors import InputError
 from inversion.data.batches import Batch
 from inversion.data.datamodule import ImageDataModule
 from inversion.decoders.base import Decoder
+from inversion.decoders.flow import FlowDecoder
 from inversion.decoders.standardize import Standardize
 from inversion.encoders.alexnet import Encoder
 from inversion.training.metrics import mean_squared_errors, quick_metrics
@@ -90,18 +91,30 @@ class InversionModule(LightningModule):
         options = {"on_step": False, "on_epoch": True, "batch_size": len(batch.images), "sync_dist": True}
         self.log(f"{stage}/loss", loss, prog_bar=True, **options)  # type: ignore[arg-type]
 
+    def _flow_loss(self, stage: str, features: Tensor, batch: Batch, batch_idx: int) -> Tensor:
+        loss = self.decoder.flow_loss(features, batch.images, batch_idx == 0)  # type: ignore[operator]
+        self.log(f"{stage}/flow_loss", loss, on_step=False, on_epoch=True, batch_size=len(batch.images), sync_dist=True)
+        return loss
+
     def training_step(self, batch: Batch, batch_idx: int) -> Tensor:
         """The mean of the losses of the decoder's predictions; `validation_step` takes the loss of their mean."""
-        predictions = self.decoder.predictions(self.standardize(self._features(batch)))
+        features = self.standardize(self._features(batch))
+        predictions = self.decoder.predictions(features)
         loss = torch.stack([self._loss(prediction.float(), batch.images) for prediction in predictions]).mean()
+        if isinstance(self.decoder, FlowDecoder):
+            loss = loss + self._flow_loss("train", features, batch, batch_idx)
         self._log_loss("train", loss, batch)
         if distributed.is_available() and distributed.is_initialized():  # DDP takes the mean over shares, which may differ
             loss = loss * self.trainer.datamodule.weight_of_share(len(batch.images), batch_idx)  # type: ignore[attr-defined]
         return loss
 
     def validation_step(self, batch: Batch, batch_idx: int) -> None:
-        prediction = self.decoder.predict(self.standardize(self._features(batch))).float()
-        self._log_loss("val", self._loss(prediction, batch.images), batch)
+        features = self.standardize(self._features(batch))
+        prediction = self.decoder.predict(features).float()
+        loss = self._loss(prediction, batch.images)
+        if isinstance(self.decoder, FlowDecoder):
+            loss = loss + self._flow_loss("val", features, batch, batch_idx)
+        self._log_loss("val", loss, batch)
         self.val_metrics.update(mean_squared_errors(prediction, batch.images))
         self.log_dict(self.val_metrics, on_step=False, on_epoch=True, batch_size=len(batch.images))
 

@@ -1,7 +1,7 @@
 """What a run leaves in its folder when it ends: its scores and its samples."""
 
 import json
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -18,11 +18,19 @@ PARTS = ("val", "test")
 
 @dataclass(frozen=True)
 class Samples:
-    """A few images and what one decoder made of them, both uint8 (N, 3, 227, 227)."""
+    """A few images and what one decoder made of them, uint8 (N, 3, 227, 227); `more` are samples of them, as the figure's
+    columns by title, if the decoder gives any.
+    """
 
     files: list[str]
     originals: Tensor
     reconstructions: Tensor
+    more: dict[str, Tensor] = field(default_factory=dict)
+
+    @property
+    def columns(self) -> dict[str, Tensor]:
+        """The figure's columns by title."""
+        return {"Mean": self.reconstructions} | self.more
 
 
 def is_finished(folder: Path) -> bool:

@@ -10,14 +10,14 @@ from lightning.pytorch.loggers import TensorBoardLogger
 from omegaconf import DictConfig
 
 from inversion.core import pixels
-from inversion.core.drawing import samples_figure
+from inversion.core.drawing import layers_figure
 from inversion.core.errors import InputError
 from inversion.core.files import SWEPT_LAYERS, atomic_file, save_atomic
 from inversion.decoders.standardize import Standardize
 from inversion.encoders.alexnet import TAPS
 from inversion.training import outcome
 from inversion.training.building import build, build_module
-from inversion.training.callbacks import reconstruct
+from inversion.training.callbacks import reconstruct, sampled
 from inversion.training.checkpoints import BEST, path_of
 from inversion.training.evaluation import MEAN_IMAGE, evaluate
 from inversion.training.fit import Fitted, fit, start
@@ -121,11 +121,11 @@ HPARAMS = ("layer", "decoder", "loss", "lr", "seed")
 def publish(cfg: DictConfig, folder: Path, fitted: Fitted, metrics: dict[str, Any]) -> None:
     """Writes the samples and their figure, the loggers' hyperparameters, and last `metrics.json`; says what came out."""
     files, originals = fitted.datamodule.samples("val", cfg.samples)
-    samples = outcome.Samples(files, pixels.to_display(originals), reconstruct(fitted.module, originals))
+    shown = reconstruct(fitted.module, originals), sampled(fitted.module, originals)
+    samples = outcome.Samples(files, pixels.to_display(originals), *shown)
     save_atomic(folder / outcome.SAMPLES_FILE, vars(samples))
     with atomic_file(folder / "samples.png") as file:
-        columns = {"Original": samples.originals, outcome.title_of(metrics["layer"]): samples.reconstructions}
-        samples_figure(columns).save(file, "PNG")
+        layers_figure(samples.originals, {outcome.title_of(metrics["layer"]): samples.columns}).save(file, "PNG")
     hparams = {name: metrics[name] for name in HPARAMS} | {"trained_epochs": metrics["epochs"]}
     hparams["test_mse"] = metrics.get("test", {}).get("mse", float("nan"))
     scores = {f"val/{name}": metrics["val"][name] for name in ("mse", "psnr", "ssim")}

@@ -61,7 +61,7 @@ def test_by_default_all_studies_run(sweep):
     with initialize_config_dir(str(REPOSITORY / "conf"), version_base="1.3"):
         assert set(compose("study", ["runs=x"]).study) == {*SMALL, "controls"}
         assert list(compose("study", ["runs=x", "study=frequency"]).study) == ["frequency"]
-    assert {path.stem for path in (REPOSITORY / "conf" / "study").iterdir()} == {*SMALL, "controls"}
+    assert {path.stem for path in (REPOSITORY / "conf" / "study").iterdir()} == {*SMALL, "controls", "samples"}
 
 
 def test_a_study_that_fails_costs_no_other(sweep, tmp_path, one_line):

@@ -1,0 +1,204 @@
+"""The decoder that samples: other images that the features could have come from."""
+
+from collections.abc import Callable, Sequence
+
+import torch
+from torch import Tensor, nn
+
+from inversion.core import pixels
+from inversion.decoders.base import Decoder
+from inversion.decoders.unet import UNet
+
+COLOURS = torch.tensor([[1.0, 1.0, 1.0], [1.0, 0.0, -1.0], [1.0, -2.0, 1.0]])
+COLOURS = COLOURS / COLOURS.norm(dim=1, keepdim=True)
+"""Red, green and blue to luminance and two opponent colours: orthonormal."""
+
+STEPS = 10
+"""Of Heun's method, from noise to a sample; two evaluations of the network each."""
+
+
+def cosine_basis(n: int) -> Tensor:
+    """The cosine transform's orthonormal rows, (n, n): row k has k / 2 cycles."""
+    positions = torch.arange(n, dtype=torch.float64)
+    basis = torch.cos(torch.pi / n * positions[:, None] * (positions + 0.5))
+    return (basis / basis.norm(dim=1, keepdim=True)).float()
+
+
+class Whitening(nn.Module):
+    """Between images' errors (B, 3, n, n) and the same with unit variance at each frequency of each opponent colour.
+
+    `train` holds the variances of the training images' errors, a running mean over batches; `val` those of the validation
+    images', which are larger, since the mean decoder has seen the former. `power` holds the variances of whitened samples of
+    validation images, (n, n): those of an imperfect flow are too small, by what `gain` makes up for.
+    """
+
+    train_variance: Tensor
+    val_variance: Tensor
+    power: Tensor
+    batches: Tensor
+
+    def __init__(self, native_size: int) -> None:
+        super().__init__()
+        self.basis = cosine_basis(native_size)  # no buffer: an average of weights would average it, and round
+        for name in ("train_variance", "val_variance"):
+            self.register_buffer(name, torch.ones(3, native_size, native_size))
+        self.register_buffer("power", torch.ones(native_size, native_size))
+        self.register_buffer("batches", torch.zeros(2))  # seen of training, and of this validation
+
+    def update(self, errors: Tensor, first: bool) -> None:
+        """Takes the errors of a batch into account, in training those of training images, else those of validation images,
+        of which the `first` batch begins anew."""
+        power = self.spectrum(errors).square().mean(0)
+        if self.training:
+            self.batches[0] += 1
+            self.train_variance.lerp_(power, (1 / self.batches[0]).clamp_min(0.01))
+        else:
+            self.batches[1] = 1 if first else self.batches[1] + 1
+            self.val_variance.lerp_(power, 1 / self.batches[1])
+
+    def measure(self, drawn: Tensor) -> None:
+        """Takes whitened samples of validation images into account; follows `update`."""
+        self.power.lerp_(self.spectrum(drawn).square().mean((0, 1)), 1 / self.batches[1])
+
+    @property
+    def gain(self) -> Tensor:
+        """What samples' errors are multiplied by to have validation errors' variance in each octave: (n, n)."""
+        cycles = torch.arange(len(self.basis)) / 2
+        octaves = (1 + torch.hypot(cycles[:, None], cycles)).log2().long().clamp_min(1).flatten()  # the first two as one
+        power = torch.bincount(octaves, self.power.cpu().float().flatten()) / torch.bincount(octaves)
+        return power.clamp_min(0.25).rsqrt()[octaves].reshape(self.power.shape).to(self.power.device)
+
+    def spectrum(self, images: Tensor) -> Tensor:
+        """Cosine coefficients of opponent colours, the same shape. In float32, as variances differ by a million."""
+        basis = self.basis.to(images.device)
+        with torch.autocast(images.device.type, enabled=False):
+            return basis @ torch.einsum("oc,bchw->bohw", COLOURS.to(basis), images.float()) @ basis.T
+
+    def filter(self, images: Tensor, gain: Tensor) -> Tensor:
+        """The images with each frequency of each opponent colour multiplied by its gain, (3, n, n)."""
+        basis, filtered = self.basis.to(images.device), self.spectrum(images) * gain
+        with torch.autocast(images.device.type, enabled=False):
+            return torch.einsum("oc,bohw->bchw", COLOURS.to(basis), basis.T @ filtered @ basis)
+
+    @property
+    def scale(self) -> Tensor:
+        """The standard deviation of errors, by frequency and opponent colour: (3, n, n)."""
+        return (self.train_variance if self.training or not self.batches[1] else self.val_variance).clamp_min(1e-10).sqrt()
+
+
+class FlowDecoder(Decoder):
+    """Samples from p(image | features), beside a decoder `mean` that gives the single best image, the conditional mean.
+
+    A sample is the mean image plus an error that a flow makes from noise (Lipman et al. 2023, arXiv 2210.02747; Liu et al.
+    2023, arXiv 2209.03003; around a regression's mean: Mardani et al. 2023, arXiv 2309.15214). Errors are whitened first, so
+    z_t = (1 - t) n + t e has unit variance in noise n and error e at every frequency, and the noise's image, where the network
+    adds nothing, has the errors' spectrum. The network predicts what the velocity e - n has beyond its best linear prediction
+    from z_t, as an image plus z_t times a gate per pixel, to quench noise where an image is smooth without redrawing it.
+
+    Args:
+        mean: makes the mean decoder from (feature_shape, native_size, output_size).
+        time_mean, time_std: in training, times are the logistic function of a normal variable with these.
+        detail: how much fine detail counts in the loss: 0, as in squared error of pixels; 1, as much as all else.
+        others: the options of `UNet`.
+    """
+
+    def __init__(
+        self,
+        feature_shape: Sequence[int],
+        native_size: int,
+        output_size: int,
+        *,
+        mean: Callable[..., Decoder],
+        time_mean: float,
+        time_std: float,
+        detail: float,
+        channels: Sequence[int],
+        depth: Sequence[int],
+        condition: int,
+        embedding: int,
+        dropout: float,
+    ) -> None:
+        super().__init__(feature_shape, native_size, output_size)
+        self.mean = mean(feature_shape, native_size, output_size)
+        self.whitening = Whitening(native_size)
+        self.time_mean, self.time_std, self.detail = time_mean, time_std, detail
+        self.network = UNet(9, 6, native_size, self.feature_shape, channels, depth, condition, embedding, dropout)
+
+    def predict(self, features: Tensor) -> Tensor:
+        return self.mean.predict(features)
+
+    def predictions(self, features: Tensor) -> list[Tensor]:
+        return self.mean.predictions(features)
+
+    def flow_loss(self, features: Tensor, images: Tensor, first: bool) -> Tensor:
+        """The flow-matching loss of a batch: features, the images (B, 3, n, n) in [-1, 1], whether it is an epoch's `first`.
+        Errors are those of the mean decoder in eval mode, as in sampling. In validation times and noise are the same in each
+        epoch.
+        """
+        if not len(images):  # DDP may leave no share of a last batch; gradients of zero take part in its sums
+            return 0 * torch.stack([weight.sum() for weight in self.network.parameters()]).sum()
+        with torch.no_grad():
+            self.mean.eval()
+            mean = pixels.resize(self.mean.predict(features).float(), self.native_size)
+            self.mean.train(self.training)
+            self.whitening.update(images - mean, first)
+            scale = self.whitening.scale
+            error = self.whitening.filter(images - mean, 1 / scale)
+            generator = None if self.training else torch.Generator().manual_seed(len(images))
+            quantiles = (torch.rand(len(images), generator=generator) + torch.arange(len(images))) / len(images)
+            time = torch.special.ndtri(quantiles.clamp(1e-4, 1 - 1e-4)).mul(self.time_std).add(self.time_mean).sigmoid()
+            time = time.to(images.device)
+            noise = torch.randn(images.shape, generator=generator, device=None if generator else images.device)
+            noise = noise.to(images.device)
+            t = time[:, None, None, None]
+            z = (1 - t) * noise + t * error
+        condition = self.network.condition(features)
+        if not self.training:
+            few = slice(None, None, 8)
+            drawn = self._drawn(noise[few], mean[few], (condition[0][few], condition[1][few]), scale, steps=5)
+            self.whitening.measure(drawn)
+        found = self.velocity(z, time, mean, condition, scale)
+        weight = (scale / scale.square().mean().sqrt()) ** (1 - self.detail)
+        difference = self.whitening.filter(found - (error - noise), weight)
+        return (difference.square() * (t**2 + (1 - t) ** 2)).mean()
+
+    def velocity(self, z: Tensor, time: Tensor, mean: Tensor, condition: tuple[Tensor, Tensor], scale: Tensor) -> Tensor:
+        """dz/dt at z and the times (B,), of whitened errors around the mean images, each (B, 3, n, n)."""
+        t = time[:, None, None, None]
+        variance = t**2 + (1 - t) ** 2
+        image = mean + self.whitening.filter(z * (t / variance), scale)
+        white = z / variance.sqrt()
+        found, gate = self.network(torch.cat([white, image, mean], 1), time, condition).float().chunk(2, dim=1)
+        return (2 * t - 1) / variance * z + (found + gate * white) / variance.sqrt()
+
+    def samples(self, features: Tensor, number: int, seed: int, steps: int = STEPS) -> Tensor:
+        """Features (B, *feature_shape) -> native images (B, number, 3, n, n) in [-1, 1]. The noise depends on the seed and on
+        the image's place in the batch.
+        """
+        shape = (len(features) * number, 3, self.native_size, self.native_size)
+        noise = torch.randn(shape, generator=torch.Generator().manual_seed(seed))
+        batches = zip(features.repeat_interleave(number, 0).split(64), noise.split(64), strict=True)
+        images = torch.cat([self.sample(some, few.to(features.device), steps) for some, few in batches])
+        return images.clamp(-1, 1).unflatten(0, (len(features), number))
+
+    @torch.no_grad()
+    def sample(self, features: Tensor, noise: Tensor, steps: int) -> Tensor:
+        """Features (B, *feature_shape) and noise (B, 3, n, n) -> images (B, 3, n, n) around [-1, 1], by Heun's method."""
+        mean = pixels.resize(self.predict(features).float(), self.native_size)
+        scale = self.whitening.scale
+        error = self._drawn(noise, mean, self.network.condition(features), scale, steps)
+        return mean + self.whitening.filter(error, scale * self.whitening.gain)
+
+    def _drawn(self, noise: Tensor, mean: Tensor, condition: tuple[Tensor, Tensor], scale: Tensor, steps: int) -> Tensor:
+        """Whitened errors from noise, both (B, 3, n, n)."""
+        return integrate(lambda z, t: self.velocity(z, t.expand(len(z)), mean, condition, scale), noise, steps)
+
+
+def integrate(velocity: Callable[[Tensor, Tensor], Tensor], z: Tensor, steps: int) -> Tensor:
+    """z at t = 1 of dz/dt = velocity(z, t) from z at t = 0, in equal steps of Heun's method."""
+    times = torch.linspace(0, 1, steps + 1, device=z.device)
+    for start, end in zip(times, times[1:], strict=False):
+        first = velocity(z, start)
+        second = velocity(z + (end - start) * first, end)
+        z = z + (end - start) * (first + second) / 2
+    return z
