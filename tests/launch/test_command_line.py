@@ -28,7 +28,7 @@ from inversion.training import building
         ),
         (["-m", "layer=conv5,conv9"], "layer/conv9: there is no such option"),
         (["layer=null"], "choose one, or leave this option out"),
-        (["decoder=big"], "choose one of compact, published"),
+        (["decoder=big"], "choose one of compact, flow, published"),
         (["loss=l3"], "choose one of l1, mse"),
         (["experiment=nothing"], "choose one of demo, published"),
         (["+experiment=nothing"], "choose one of demo, published"),
