@@ -15,6 +15,7 @@ from inversion.results.trained import load
 from inversion.studies import samples
 
 FLOW = ["decoder=flow", "decoder.channels=[8,8]", "decoder.depth=[1,1]", "decoder.condition=8", "decoder.embedding=8"]
+FLOW += ["samples=2", "callbacks.grid.images=2", "callbacks.grid.times=1"]
 
 
 @pytest.fixture(scope="module")
