@@ -116,7 +116,7 @@ def test_a_flow_learns_what_is_not_gaussian():
     def errors(number):
         return (torch.randint(0, 2, (number, 1, 1, 1)) * 2 - 1) * pattern + 0.01 * torch.randn(number, 3, 16, 16)
 
-    for _ in range(150):
+    for _ in range(200):
         loss = decoder.flow_loss(torch.zeros(16, 256, 6, 6), errors(16), first=False)
         optimizer.zero_grad()
         loss.backward()
