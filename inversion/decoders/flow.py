@@ -1,6 +1,7 @@
 """The decoder that samples: other images that the features could have come from."""
 
 from collections.abc import Callable, Sequence
+from functools import cache
 
 import torch
 from torch import Tensor, nn
@@ -24,10 +25,19 @@ def cosine_basis(n: int) -> Tensor:
     return (basis / basis.norm(dim=1, keepdim=True)).float()
 
 
+@cache
+def constants(n: int, device: torch.device) -> tuple[Tensor, Tensor]:
+    """The cosine basis (n, n) and the opponent colours (3, 3) on a device. No buffers of a module: an average of weights would
+    average them too, and round.
+    """
+    with torch.inference_mode(False):  # the first to ask may be a validation, and gradients need them later
+        return cosine_basis(n).to(device), COLOURS.to(device)
+
+
 class Whitening(nn.Module):
     """Between images' errors (B, 3, n, n) and the same with unit variance at each frequency of each opponent colour.
 
-    `train` holds the variances of the training images' errors, a running mean over batches; `val` those of the validation
+    `train_variance` is that of the training images' errors, a running mean over batches; `val_variance` that of validation
     images', which are larger, since the mean decoder has seen the former. `power` holds the variances of whitened samples of
     validation images, (n, n): those of an imperfect flow are too small, by what `gain` makes up for.
     """
@@ -39,7 +49,7 @@ class Whitening(nn.Module):
 
     def __init__(self, native_size: int) -> None:
         super().__init__()
-        self.basis = cosine_basis(native_size)  # no buffer: an average of weights would average it, and round
+        self.native_size = native_size
         for name in ("train_variance", "val_variance"):
             self.register_buffer(name, torch.ones(3, native_size, native_size))
         self.register_buffer("power", torch.ones(native_size, native_size))
@@ -63,22 +73,23 @@ class Whitening(nn.Module):
     @property
     def gain(self) -> Tensor:
         """What samples' errors are multiplied by to have validation errors' variance in each octave: (n, n)."""
-        cycles = torch.arange(len(self.basis)) / 2
+        cycles = torch.arange(self.native_size) / 2
         octaves = (1 + torch.hypot(cycles[:, None], cycles)).log2().long().clamp_min(1).flatten()  # the first two as one
         power = torch.bincount(octaves, self.power.cpu().float().flatten()) / torch.bincount(octaves)
         return power.clamp_min(0.25).rsqrt()[octaves].reshape(self.power.shape).to(self.power.device)
 
     def spectrum(self, images: Tensor) -> Tensor:
         """Cosine coefficients of opponent colours, the same shape. In float32, as variances differ by a million."""
-        basis = self.basis.to(images.device)
+        basis, colours = constants(self.native_size, images.device)
         with torch.autocast(images.device.type, enabled=False):
-            return basis @ torch.einsum("oc,bchw->bohw", COLOURS.to(basis), images.float()) @ basis.T
+            return basis @ torch.einsum("oc,bchw->bohw", colours, images.float()) @ basis.T
 
     def filter(self, images: Tensor, gain: Tensor) -> Tensor:
         """The images with each frequency of each opponent colour multiplied by its gain, (3, n, n)."""
-        basis, filtered = self.basis.to(images.device), self.spectrum(images) * gain
+        basis, colours = constants(self.native_size, images.device)
+        filtered = self.spectrum(images) * gain
         with torch.autocast(images.device.type, enabled=False):
-            return torch.einsum("oc,bohw->bchw", COLOURS.to(basis), basis.T @ filtered @ basis)
+            return torch.einsum("oc,bohw->bchw", colours, basis.T @ filtered @ basis)
 
     @property
     def scale(self) -> Tensor:
@@ -144,12 +155,11 @@ class FlowDecoder(Decoder):
             self.whitening.update(images - mean, first)
             scale = self.whitening.scale
             error = self.whitening.filter(images - mean, 1 / scale)
-            generator = None if self.training else torch.Generator().manual_seed(len(images))
-            quantiles = (torch.rand(len(images), generator=generator) + torch.arange(len(images))) / len(images)
+            generator = None if self.training else torch.Generator(images.device).manual_seed(len(images))
+            places = torch.arange(len(images), device=images.device)  # times are evenly spread over a batch
+            quantiles = (torch.rand(len(images), generator=generator, device=images.device) + places) / len(images)
             time = torch.special.ndtri(quantiles.clamp(1e-4, 1 - 1e-4)).mul(self.time_std).add(self.time_mean).sigmoid()
-            time = time.to(images.device)
-            noise = torch.randn(images.shape, generator=generator, device=None if generator else images.device)
-            noise = noise.to(images.device)
+            noise = torch.randn(images.shape, generator=generator, device=images.device)
             t = time[:, None, None, None]
             z = (1 - t) * noise + t * error
         condition = self.network.condition(features)

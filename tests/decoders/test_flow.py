@@ -63,6 +63,14 @@ def test_an_empty_share_of_a_batch_has_no_loss_but_gradients():
     assert decoder.whitening.batches.sum() == 0
 
 
+def test_what_a_validation_asked_for_first_takes_part_in_gradients():
+    whitening, errors = Whitening(17), torch.randn(2, 3, 17, 17, requires_grad=True)
+    with torch.inference_mode():
+        whitening.filter(errors, whitening.scale)
+    whitening.filter(errors, whitening.scale).sum().backward()
+    assert errors.grad is not None and errors.grad.abs().sum() > 0
+
+
 def test_in_eval_mode_the_validation_images_spectrum_counts_and_each_validation_begins_anew():
     whitening = Whitening(8)
     whitening.update(torch.randn(500, 3, 8, 8), first=True)
