@@ -97,7 +97,7 @@ class UNet(nn.Module):
                 x = block(torch.cat([x, skips.pop()], 1), embedding)
             if level:
                 x = interpolate(self.rise[level - 1](x), scale_factor=2.0, mode="nearest")
-        return pixel_shuffle(self.leave(x), self.patch)[..., :n, :n]
+        return pixel_shuffle(0.1 * self.leave(x), self.patch)[..., :n, :n]
 
 
 class Block(nn.Module):
