@@ -1,4 +1,4 @@
-"""Batches: what the loaders give out, in which order, and how DDP's processes share them."""
+"""Batches: what the loaders give out, and in which order."""
 
 import random
 from collections.abc import Iterator, Sequence
@@ -7,7 +7,7 @@ from typing import NamedTuple
 
 import torch
 from torch import Tensor
-from torch.utils.data import BatchSampler, Dataset, Sampler
+from torch.utils.data import Dataset, Sampler
 
 
 class Batch(NamedTuple):
@@ -54,13 +54,15 @@ class ImageSet(Dataset[Batch]):
 class Shuffle(Sampler[int]):
     """The training order, a function of (seed, epoch) alone, so that a resumed run repeats it.
 
-    With `flip`, half of the images, drawn anew each epoch, come mirrored: as index + `number`.
+    With `flip`, half of the images, drawn anew each epoch, come mirrored: as index + `number`. Of several processes each gives
+    out every `processes`-th image from the `rank`-th on, all of them as many.
     """
 
-    def __init__(self, number: int, seed: int, flip: bool) -> None:
+    def __init__(self, number: int, seed: int, flip: bool, rank: int = 0, processes: int = 1) -> None:
         self.number = number
         self.seed = seed
         self.flip = flip
+        self.rank, self.processes = rank, processes
         self.epoch = 0
 
     def set_epoch(self, epoch: int) -> None:
@@ -68,30 +70,13 @@ class Shuffle(Sampler[int]):
         self.epoch = epoch
 
     def __len__(self) -> int:
-        return self.number
+        return self.number // self.processes
 
     def __iter__(self) -> Iterator[int]:
         order = torch.randperm(self.number, generator=torch.Generator().manual_seed(hashed_seed(self.seed, self.epoch)))
         coin = random.Random(f"{self.seed} {self.epoch}")
-        return (index + self.number * (self.flip and coin.getrandbits(1)) for index in order.tolist())
-
-
-class Shares(BatchSampler):
-    """One process's images of every batch, which all processes draw alike. Their shares make up the batches, no image left
-    out or repeated, so those of a last batch may differ in size, and be empty.
-    """
-
-    def __init__(self, batches: BatchSampler, rank: int, world_size: int) -> None:
-        self.batches = batches
-        self.sampler = batches.sampler  # where Lightning sets the epoch
-        self.rank = rank
-        self.world_size = world_size
-
-    def __iter__(self) -> Iterator[list[int]]:
-        return (batch[self.rank :: self.world_size] for batch in self.batches)
-
-    def __len__(self) -> int:
-        return len(self.batches)
+        all_of_them = [index + self.number * (self.flip and coin.getrandbits(1)) for index in order.tolist()]
+        return iter(all_of_them[self.rank :: self.processes][: len(self)])
 
 
 def hashed_seed(*parts: int) -> int:

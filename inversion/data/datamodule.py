@@ -21,7 +21,7 @@ from inversion.core.errors import InputError
 from inversion.core.files import expand
 from inversion.core.images import BrokenImagesError, decode, opened
 from inversion.core.pixels import to_input
-from inversion.data.batches import Batch, ImageSet, Shares, Shuffle
+from inversion.data.batches import Batch, ImageSet, Shuffle
 from inversion.data.cache import Cache, Entry
 from inversion.data.features import MIRRORED, FeatureCache, Part
 from inversion.data.split import Split
@@ -36,7 +36,7 @@ class ImageDataModule(LightningDataModule, ABC):
     are normalised, and resized where a resized image is needed, on the device that trains.
 
     Args:
-        batch_size: of every loader; under DDP that of all devices together.
+        batch_size: of every loader; under DDP that of all devices together, and at least 2 on each.
         shuffle_seed: of the training order and the flips, which depend on it and the epoch alone.
         flip: whether each training image comes mirrored, left for right, in half of the epochs.
         native_size: side in pixels at which images are held; None takes the median shorter side of (a thousand of) the
@@ -200,52 +200,49 @@ class ImageDataModule(LightningDataModule, ABC):
 
     def train_dataloader(self) -> DataLoader[Batch]:
         """Shuffled, and with `flip` mirrored, anew each epoch. A last batch of one image is dropped."""
-        number = len(self.split.train)  # batch normalisation needs two
-        if number < 2:
+        sampler = self._shuffle(self._rank, self._processes)
+        if len(sampler) < 2:  # batch normalisation needs two
             raise InputError("Training needs at least 2 images: give more data, or set fewer aside for validation.")
-        sampler = Shuffle(number, self.shuffle_seed, self.flip)
-        return self._loader("train", sampler=sampler, drop_last=number % self.batch_size == 1)
+        return self._loader("train", self._features, sampler=sampler, drop_last=len(sampler) % self._share == 1)
 
     def files_of_batch(self, epoch: int, batch: int) -> list[str]:
-        """The files of a training batch; epochs and batches count from 0."""
-        sampler = Shuffle(len(self.split.train), self.shuffle_seed, self.flip)
+        """The files of a training batch, of all processes; epochs and batches count from 0."""
+        sampler, size = self._shuffle(), self._share * self._processes
         sampler.set_epoch(epoch)
-        order = list(sampler)[batch * self.batch_size : (batch + 1) * self.batch_size]
-        return [self.split.train[index % len(self.split.train)] for index in order]
+        return [self.split.train[index % len(self.split.train)] for index in list(sampler)[batch * size : (batch + 1) * size]]
 
-    def weight_of_share(self, images: int, batch: int) -> float:
-        """How much this process's mean over its images of a training batch counts in DDP's mean over processes: 1 if all have
-        as many; batches count from 0.
-        """
-        total = min(self.batch_size, len(self.split.train) - batch * self.batch_size)
-        return images * self._world_size / total
+    def _shuffle(self, rank: int = 0, processes: int = 1) -> Shuffle:
+        return Shuffle(len(self.split.train), self.shuffle_seed, self.flip, rank, processes)
 
     @property
-    def _world_size(self) -> int:
+    def _rank(self) -> int:
+        return 0 if self.trainer is None else self.trainer.global_rank
+
+    @property
+    def _processes(self) -> int:
         return 1 if self.trainer is None else self.trainer.world_size
 
+    @property
+    def _share(self) -> int:
+        """Of a batch, one process's number of images."""
+        return max(2, self.batch_size // self._processes)
+
     def val_dataloader(self) -> DataLoader[Batch]:
-        return self._loader("val")
+        mine = range(self._rank, len(self.split.val), self._processes)
+        return self._loader("val", self._features, sampler=mine)  # type: ignore[arg-type]
 
     def test_dataloader(self) -> DataLoader[Batch]:
         return self.loader("test")
 
     def loader(self, part: str) -> DataLoader[Batch]:
         """The images of `train`, `val` or `test` in the split's order, without features. All of them, under DDP too."""
-        return self._loader(part, plain=True)
+        return self._loader(part, {})
 
-    def _loader(self, part: str, plain: bool = False, **options: Any) -> DataLoader[Batch]:
-        """All batches of a part, or unless it is `plain` under DDP this process's shares of them, and with features."""
-        features = {} if plain else self._features
+    def _loader(self, part: str, features: Mapping[str, Tensor], **options: Any) -> DataLoader[Batch]:
         images = ImageSet(self.images(part), self.split.labels(part), features.get(part), features.get(f"mirrored {part}"))
         # No workers: taking a batch out of a tensor is quicker than handing it between processes. And a generator of its own:
         # without one a loader would advance torch's at each start, and at another time in a resumed run.
-        common: dict[str, Any] = {"collate_fn": lambda batch: batch, "generator": torch.Generator()}
-        loader = DataLoader(images, self.batch_size, **common, **options)
-        if plain or self._world_size == 1:
-            return loader
-        shares = Shares(loader.batch_sampler, self.trainer.global_rank, self._world_size)  # type: ignore[arg-type, union-attr]
-        return DataLoader(images, batch_sampler=shares, **common)
+        return DataLoader(images, self._share, collate_fn=lambda batch: batch, generator=torch.Generator(), **options)
 
     def on_after_batch_transfer(self, batch: Batch, dataloader_idx: int) -> Batch:
         """Normalises the images, now on the device."""

@@ -9,7 +9,6 @@ from torch import Tensor, nn
 from inversion.core import pixels
 from inversion.core.errors import InputError
 from inversion.decoders.base import Decoder, check_number, check_numbers
-from inversion.decoders.batch_norm import BatchNorm
 
 
 class CompactDecoder(Decoder):
@@ -66,7 +65,7 @@ class CompactDecoder(Decoder):
             side = 4
             layers: list[nn.Module] = []
             for _ in range(hidden):
-                layers += [nn.Linear(width, bottleneck, bias=False), BatchNorm(bottleneck)]
+                layers += [nn.Linear(width, bottleneck, bias=False), nn.BatchNorm1d(bottleneck)]
                 layers += [nn.LeakyReLU(slope), nn.Dropout(dropout)]
                 width = bottleneck
             self.enter = nn.Sequential(*layers, nn.Linear(width, first * side**2), nn.Unflatten(1, (first, side, side)))
@@ -89,7 +88,7 @@ class Residual(nn.Module):
     def __init__(self, width: int, kernel: int, slope: float) -> None:
         super().__init__()
         convolution = nn.Conv2d(width, width, kernel, padding=kernel // 2, bias=False)
-        self.branch = nn.Sequential(convolution, BatchNorm(width), nn.LeakyReLU(slope))
+        self.branch = nn.Sequential(convolution, nn.BatchNorm2d(width), nn.LeakyReLU(slope))
 
     def forward(self, x: Tensor) -> Tensor:
         return x + self.branch(x)

@@ -146,8 +146,6 @@ class FlowDecoder(Decoder):
         Errors are those of the mean decoder in eval mode, as in sampling. In validation times and noise are the same in each
         epoch.
         """
-        if not len(images):  # DDP may leave no share of a last batch; gradients of zero take part in its sums
-            return 0 * torch.stack([weight.sum() for weight in self.network.parameters()]).sum()
         with torch.no_grad():
             self.mean.eval()
             mean = pixels.resize(self.mean.predict(features).float(), self.native_size)

@@ -6,7 +6,6 @@ from torch import Tensor, nn
 
 from inversion.core.errors import InputError
 from inversion.decoders.base import Decoder, check_number, check_numbers
-from inversion.decoders.batch_norm import BatchNorm
 
 
 class PublishedDecoder(Decoder):
@@ -70,7 +69,7 @@ class PublishedDecoder(Decoder):
             width = out
         for number, out in enumerate(up_channels, 1):
             layers.append(nn.ConvTranspose2d(width, out, up_kernel, stride=2, padding=up_kernel // 2, output_padding=1))
-            layers += [BatchNorm(out)] if number in batch_norm else []
+            layers += [nn.BatchNorm2d(out)] if number in batch_norm else []
             layers.append(nn.LeakyReLU(slope))
             width = out
         self.body = nn.Sequential(*(layers if last_activation else layers[:-1]))

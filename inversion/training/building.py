@@ -73,7 +73,8 @@ def build_trainer(config: DictConfig, folder: Path, may_share: bool = False) -> 
         logger=False,
         callbacks=[SeededEpochs(config.seed), *callbacks],
         plugins=[checkpoints.AtomicCheckpoints()],
-        use_distributed_sampler=False,  # the datamodule shares out the batches, and repeats no image
+        use_distributed_sampler=False,  # the datamodule's own shares out the images
+        sync_batchnorm=torch.cuda.is_available() and config.trainer.accelerator != "cpu",  # which torch has for GPUs
         default_root_dir=str(folder),
     )
     if trainer.world_size > 1 and not may_share:

@@ -6,7 +6,7 @@ from typing import Any, NoReturn
 
 import torch
 from lightning import LightningModule
-from torch import Tensor, distributed, nn
+from torch import Tensor, nn
 from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LRScheduler
 
@@ -81,8 +81,6 @@ class InversionModule(LightningModule):
         return self.encoder(pixels.resize(batch.images, pixels.INPUT_SIZE))
 
     def _loss(self, prediction: Tensor, target: Tensor) -> Tensor:
-        if not len(target):  # DDP may leave no share of a last batch; gradients of zero take part in its sums
-            return prediction.sum()
         if getattr(self.loss, "resizes", False):
             return self.loss(prediction, target)
         return self.loss(pixels.resize(prediction, pixels.INPUT_SIZE), pixels.resize(target, pixels.INPUT_SIZE))
@@ -104,8 +102,6 @@ class InversionModule(LightningModule):
         if isinstance(self.decoder, FlowDecoder):
             loss = loss + self._flow_loss("train", features, batch, batch_idx)
         self._log_loss("train", loss, batch)
-        if distributed.is_available() and distributed.is_initialized():  # DDP takes the mean over shares, which may differ
-            loss = loss * self.trainer.datamodule.weight_of_share(len(batch.images), batch_idx)  # type: ignore[attr-defined]
         return loss
 
     def validation_step(self, batch: Batch, batch_idx: int) -> None:

