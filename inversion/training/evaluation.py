@@ -10,7 +10,7 @@ from tqdm import tqdm
 from inversion.core import pixels
 from inversion.data.datamodule import ImageDataModule
 from inversion.encoders.alexnet import LAST_LAYER, Encoder
-from inversion.training.metrics import FeatureMetrics, FinalMetrics, mean_pairwise_distance
+from inversion.training.metrics import FeatureMetrics, FinalMetrics, mean_pairwise_distance, similarities
 
 DECODER, MEAN_IMAGE = "decoder", "mean_image"
 
@@ -41,8 +41,9 @@ def evaluate(
             DECODER: (reconstructions, network.features(reconstructions, layers)),
             MEAN_IMAGE: (mean_image.expand(len(images), -1, -1, -1), of_mean_image),
         }
-        for name, (found, seen) in given.items():
-            of_images[name].update(found, images)
+        ssim = similarities([pixels.denormalize(some) for some in (reconstructions, mean_image)], pixels.denormalize(images))
+        for (name, (found, seen)), similarity in zip(given.items(), ssim, strict=True):
+            of_images[name].update(found, images, similarity)
             of_features[name].update(*(each[one] for one in layers for each in (seen, features)))
     scores = {name: {**of_images[name].compute(), **of_features[name].compute()} for name in of_images}
     if network.layer != LAST_LAYER:

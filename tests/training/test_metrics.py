@@ -2,6 +2,7 @@ import math
 
 import pytest
 import torch
+from torchmetrics.functional.image import structural_similarity_index_measure
 
 from inversion.core import pixels
 from inversion.training.metrics import (
@@ -11,6 +12,7 @@ from inversion.training.metrics import (
     mean_pairwise_distance,
     mean_squared_errors,
     quick_metrics,
+    similarities,
 )
 
 
@@ -20,6 +22,11 @@ def native_images(number=12, size=64):
 
 def at_input(native):
     return pixels.resize(pixels.normalize(native), pixels.INPUT_SIZE)
+
+
+def score(metrics, prediction, target):
+    (ssim,) = similarities([pixels.denormalize(prediction)], pixels.denormalize(target))
+    metrics.update(prediction, target, ssim)
 
 
 def test_an_offset_of_a_tenth_has_mse_a_hundredth_and_20_db():
@@ -50,24 +57,33 @@ def test_psnr_is_the_mean_over_images_not_of_the_pooled_error():
 def test_an_exact_reconstruction_scores_best():
     target = at_input(native_images())
     metrics = FinalMetrics(64, mean_distance=10.0)
-    metrics.update(target, target)
+    score(metrics, target, target)
     result = metrics.compute()
     assert result["mse"] == 0 and result["mse_64"] == 0 and result["normalized_error"] == 0
     assert result["ssim"] == pytest.approx(1) and result["ssim_64"] == pytest.approx(1)
     assert result["psnr"] == MAX_PSNR
 
 
+def test_similarities_are_torchmetrics():
+    truth, other = (pixels.denormalize(at_input(native_images(5, size))) for size in (64, 20))
+    expected = [
+        structural_similarity_index_measure(images.expand_as(truth), truth, data_range=1.0, reduction="none")
+        for images in (other, truth, other[:1])
+    ]
+    torch.testing.assert_close(similarities([other, truth, other[:1]], truth), expected, rtol=0, atol=1e-5)
+
+
 def test_what_lies_outside_the_range_is_clamped():
     white = torch.ones(2, 3, 227, 227)
     metrics = FinalMetrics(64, 1.0)
-    metrics.update(white * 5, white)
+    score(metrics, white * 5, white)
     assert metrics.compute()["mse"] == 0
 
 
 def test_native_mse_is_the_native_images_own():
     target, other = native_images(), native_images().flip(0)
     metrics = FinalMetrics(64, 1.0)
-    metrics.update(at_input(other), at_input(target))
+    score(metrics, at_input(other), at_input(target))
     by_hand = ((target.double() - other.double()) / 255).square().mean().item()
     result = metrics.compute()
     assert result["mse_64"] == pytest.approx(by_hand, rel=1e-3)
@@ -84,7 +100,7 @@ def test_the_mean_image_scores_one_over_root_two():
     native = native_images(80, 16)
     target = at_input(native)
     metrics = FinalMetrics(16, mean_pairwise_distance(native))
-    metrics.update(target.mean(0, keepdim=True).expand_as(target), target)
+    score(metrics, target.mean(0, keepdim=True).expand_as(target), target)
     assert metrics.compute()["normalized_error"] == pytest.approx(1 / math.sqrt(2), abs=0.01)
 
 
@@ -92,7 +108,7 @@ def test_the_mean_image_scores_one_over_root_two():
 def test_images_of_one_colour_break_nothing(value):
     native = torch.full((3, 3, 16, 16), value, dtype=torch.uint8)
     metrics = FinalMetrics(16, mean_pairwise_distance(native))
-    metrics.update(at_input(native), at_input(native))
+    score(metrics, at_input(native), at_input(native))
     result = metrics.compute()
     assert math.isnan(result.pop("normalized_error"))  # all images are the same: there is no distance to divide by
     assert all(math.isfinite(number) for number in result.values())
