@@ -51,6 +51,7 @@ class Encoder(nn.Module):
         input_stats: `published` feeds the [-1, 1] pixels straight in, as the published experiment does; `imagenet`
             re-normalises them to ImageNet's mean and standard deviation, which most weights were trained with.
         seed: of the `random` weights.
+        dropout: whether a decoder is trained on features `with_dropout`.
 
     Raises InputError: unknown layer or statistics; weights that are missing, damaged, of another architecture or less deep.
     """
@@ -58,14 +59,16 @@ class Encoder(nn.Module):
     deepest = LAST_LAYER
     """The deepest layer that the weights reach; another than `LAST_LAYER` if a file lacks the head or more."""
 
-    def __init__(self, layer: str, weights: str = "imagenet", input_stats: str = "published", seed: int = 0) -> None:
+    def __init__(
+        self, layer: str, weights: str = "imagenet", input_stats: str = "published", seed: int = 0, dropout: bool = False
+    ) -> None:
         super().__init__()
         if layer not in TAPS:
             raise InputError(f"layer={layer}: AlexNet has no such layer; choose one of {', '.join(TAPS)}.")
         check_input_stats("encoder.input_stats", input_stats)
         self.layer = layer
         self.weights = str(weights)
-        self.input_stats = input_stats
+        self.input_stats, self.dropout = input_stats, dropout
         self._digests: dict[str, str] = {}
         network = random_alexnet(seed) if weights == "random" else self._from_file()
         self.network = flat(network)[: TAPS[layer].modules]
@@ -114,7 +117,14 @@ class Encoder(nn.Module):
         """Images (B, 3, 227, 227) in [-1, 1] -> features (B, C, H, W) or (B, D), see `TAPS`."""
         return self.features(images, [self.layer])[self.layer]
 
-    def features(self, images: Tensor, layers: Sequence[str]) -> dict[str, Tensor]:
+    def with_dropout(self, images: Tensor) -> Tensor:
+        """As `forward`, but with AlexNet's dropout on: half of what fc6 and fc7 are computed from, and of fc6 itself. So the
+        published code's decoders were trained, its encoder having been left in training mode.
+        """
+        features = self.features(images, [self.layer], dropout=True)[self.layer]
+        return torch.dropout(features, 0.5, True) if self.layer == "fc6" else features
+
+    def features(self, images: Tensor, layers: Sequence[str], dropout: bool = False) -> dict[str, Tensor]:
         """The features of several layers, none deeper than the encoder's own, in one pass: layer -> features, as `forward`
         gives them. Always in float32, also where the decoder trains in mixed precision.
         """
@@ -122,7 +132,7 @@ class Encoder(nn.Module):
         with torch.autocast(images.device.type, enabled=False):
             x = with_input_stats(images, self.input_stats).float()
             for number, module in enumerate(self.network, 1):
-                x = module(x)
+                x = torch.dropout(x, module.p, True) if dropout and isinstance(module, nn.Dropout) else module(x)
                 features |= {layer: x for layer in layers if TAPS[layer].modules == number}
         return features
 

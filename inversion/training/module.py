@@ -76,9 +76,10 @@ class InversionModule(LightningModule):
         datamodule.move_to(self.device)
 
     def _features(self, batch: Batch) -> Tensor:
-        if batch.features is not None:
+        noisy = self.training and self.encoder.dropout
+        if batch.features is not None and not noisy:
             return batch.features.float()
-        return self.encoder(pixels.resize(batch.images, pixels.INPUT_SIZE))
+        return (self.encoder.with_dropout if noisy else self.encoder)(pixels.resize(batch.images, pixels.INPUT_SIZE))
 
     def _loss(self, prediction: Tensor, target: Tensor) -> Tensor:
         if getattr(self.loss, "resizes", False):

@@ -126,3 +126,13 @@ def test_the_digest_is_of_the_weights_not_of_their_file(saved, tmp_path):
 def test_unknown_layer_names_the_layers():
     with pytest.raises(InputError, match="conv1, conv2, .*fc8"):
         Encoder("conv6", "random")
+
+
+def test_dropout_is_the_published_codes(saved):
+    images = torch.rand(2, 3, 227, 227) * 2 - 1
+    for layer, zeros in (("conv5", 0.0), ("fc6", 0.5), ("fc8", 0.0)):
+        encoder = Encoder(layer, str(saved))
+        noisy, plain = encoder.with_dropout(images), encoder(images)
+        assert torch.equal(noisy, plain) == (layer == "conv5")
+        assert float((noisy == 0).float().mean()) >= zeros + (1 - zeros) * 0.3 * (layer == "fc6")
+        assert torch.equal(encoder(images), plain)

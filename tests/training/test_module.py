@@ -153,3 +153,15 @@ def test_the_learning_rate_halves_every_step_size_epochs(encoder, synthetic_root
 def test_lightnings_way_to_load_names_the_one_that_works(encoder):
     with pytest.raises(InputError, match=r"inversion\.load"):
         InversionModule.load_from_checkpoint("best.ckpt")
+
+
+def test_dropout_of_the_encoder_is_on_in_training_only():
+    encoder = Encoder("fc6", "random", dropout=True)
+    decoder = CompactDecoder(encoder.feature_shape, 64, 227, channels=[8], depth=[0], bottleneck=4, hidden=1, dropout=0.0)
+    options = {"loss": MSELoss(), "optimizer": None, "scheduler": None, "standardize": nn.Identity()}
+    model = InversionModule(encoder, decoder, **options)
+    images, cached = torch.rand(2, 3, 64, 64), torch.ones(2, 4096)
+    batch = Batch(images, cached, torch.zeros(2))
+    assert torch.equal(model.eval()._features(batch), cached)
+    first, second = model.train()._features(batch), model._features(batch)
+    assert not torch.equal(first, second) and not torch.equal(first, cached)
