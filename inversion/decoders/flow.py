@@ -1,6 +1,6 @@
 """The decoder that samples: other images that the features could have come from."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from functools import cache
 
 import torch
@@ -38,13 +38,13 @@ class Whitening(nn.Module):
     """Between images' errors (B, 3, n, n) and the same with unit variance at each frequency of each opponent colour.
 
     `train_variance` is that of the training images' errors, a running mean over batches; `val_variance` that of validation
-    images', which are larger, since the mean decoder has seen the former. `power` holds the variances of whitened samples of
-    validation images, (n, n): those of an imperfect flow are too small, by what `gain` makes up for.
+    images', which are larger, since the mean decoder has seen the former; (3, n, n) both. `gain`, (n, n), is what whitened
+    samples are multiplied by, see `FlowDecoder.calibrate`.
     """
 
     train_variance: Tensor
     val_variance: Tensor
-    power: Tensor
+    gain: Tensor
     batches: Tensor
 
     def __init__(self, native_size: int) -> None:
@@ -52,7 +52,7 @@ class Whitening(nn.Module):
         self.native_size = native_size
         for name in ("train_variance", "val_variance"):
             self.register_buffer(name, torch.ones(3, native_size, native_size))
-        self.register_buffer("power", torch.ones(native_size, native_size))
+        self.register_buffer("gain", torch.ones(native_size, native_size))
         self.register_buffer("batches", torch.zeros(2))  # seen of training, and of this validation
 
     def update(self, errors: Tensor, first: bool) -> None:
@@ -65,18 +65,6 @@ class Whitening(nn.Module):
         else:
             self.batches[1] = 1 if first else self.batches[1] + 1
             self.val_variance.lerp_(power, 1 / self.batches[1])
-
-    def measure(self, drawn: Tensor) -> None:
-        """Takes whitened samples of validation images into account; follows `update`."""
-        self.power.lerp_(self.spectrum(drawn).square().mean((0, 1)), 1 / self.batches[1])
-
-    @property
-    def gain(self) -> Tensor:
-        """What samples' errors are multiplied by to have validation errors' variance in each octave: (n, n)."""
-        cycles = torch.arange(self.native_size) / 2
-        octaves = (1 + torch.hypot(cycles[:, None], cycles)).log2().long().clamp_min(1).flatten()  # the first two as one
-        power = torch.bincount(octaves, self.power.cpu().float().flatten()) / torch.bincount(octaves)
-        return power.clamp_min(0.25).rsqrt()[octaves].reshape(self.power.shape).to(self.power.device)
 
     def spectrum(self, images: Tensor) -> Tensor:
         """Cosine coefficients of opponent colours, the same shape. In float32, as variances differ by a million."""
@@ -160,12 +148,7 @@ class FlowDecoder(Decoder):
             noise = torch.randn(images.shape, generator=generator, device=images.device)
             t = time[:, None, None, None]
             z = (1 - t) * noise + t * error
-        condition = self.network.condition(features)
-        if not self.training:
-            few = slice(None, None, 8)
-            drawn = self._drawn(noise[few], mean[few], (condition[0][few], condition[1][few]), scale, steps=5)
-            self.whitening.measure(drawn)
-        found = self.velocity(z, time, mean, condition, scale)
+        found = self.velocity(z, time, mean, self.network.condition(features), scale)
         weight = (scale / scale.square().mean().sqrt()) ** (1 - self.detail)
         difference = self.whitening.filter(found - (error - noise), weight)
         return (difference.square() * (t**2 + (1 - t) ** 2)).mean()
@@ -196,6 +179,27 @@ class FlowDecoder(Decoder):
         scale = self.whitening.scale
         error = self._drawn(noise, mean, self.network.condition(features), scale, steps)
         return mean + self.whitening.filter(error, scale * self.whitening.gain)
+
+    @torch.no_grad()
+    def calibrate(self, batches: Iterable[tuple[Tensor, Tensor]]) -> None:
+        """Has samples of validation images vary by as much as the mean of infinitely many of them errs, in each band of one
+        cycle an image: those of a small network vary too little. Takes features (B, *feature_shape) and images (B, 3, n, n) in
+        [-1, 1]. From two samples of each image, with errors s and s', and the image's own error e, both are known without
+        bias: E (s - s')^2 / 2, and E (s - e)(s' - e).
+        """
+        spread, error = torch.zeros(2, self.native_size, self.native_size, device=self.whitening.gain.device)
+        scale = self.whitening.scale
+        for number, (features, images) in enumerate(batches):
+            mean, condition = pixels.resize(self.predict(features).float(), self.native_size), self.network.condition(features)
+            noise = torch.randn((2, *images.shape), generator=torch.Generator().manual_seed(number)).to(images.device)
+            a, b = (self.whitening.spectrum(self._drawn(one, mean, condition, scale, STEPS)) for one in noise)
+            true = self.whitening.spectrum(images - mean) / scale
+            spread += (a - b).square().sum((0, 1)) / 2
+            error += ((a - true) * (b - true)).sum((0, 1))
+        cycles = torch.arange(self.native_size, device=spread.device) / 2
+        bands = torch.hypot(cycles[:, None], cycles).long().flatten()
+        ratio = torch.bincount(bands, error.flatten()) / torch.bincount(bands, spread.flatten())
+        self.whitening.gain.copy_(ratio.clamp(0.25, 4).sqrt()[bands].view_as(spread))
 
     def _drawn(self, noise: Tensor, mean: Tensor, condition: tuple[Tensor, Tensor], scale: Tensor, steps: int) -> Tensor:
         """Whitened errors from noise, both (B, 3, n, n)."""

@@ -5,17 +5,21 @@ import os
 from pathlib import Path
 from typing import Any, cast
 
+import torch
 from lightning import LightningModule, Trainer
 from lightning.pytorch.loggers import TensorBoardLogger
 from omegaconf import DictConfig
+from tqdm import tqdm
 
 from inversion.core import pixels
 from inversion.core.drawing import layers_figure
 from inversion.core.errors import InputError
 from inversion.core.files import SWEPT_LAYERS, atomic_file, save_atomic
+from inversion.data.datamodule import ImageDataModule
+from inversion.decoders.flow import FlowDecoder
 from inversion.decoders.standardize import Standardize
 from inversion.encoders.alexnet import TAPS
-from inversion.training import outcome
+from inversion.training import checkpoints, outcome
 from inversion.training.building import build, build_module
 from inversion.training.callbacks import reconstruct, sampled
 from inversion.training.checkpoints import BEST, path_of
@@ -46,6 +50,8 @@ def train(cfg: DictConfig, folder: Path) -> dict[str, Any] | None:
         return None
     metrics = description(cfg, fitted)
     module, device = cast(InversionModule, fitted.module), fitted.trainer.strategy.root_device
+    if isinstance(module.decoder, FlowDecoder):
+        calibrate(module, fitted.datamodule, path_of(folder, BEST), device)
     network = build("encoder", cfg.encoder, layer=module.encoder.deepest)
     for part in outcome.PARTS if cfg.test else outcome.PARTS[:1]:
         metrics[part] = evaluate(module.reconstructor, cfg.layer.name, network, fitted.datamodule, part, device)
@@ -89,6 +95,16 @@ def fit_decoder(cfg: DictConfig, folder: Path, kind: type[InversionModule] = Inv
         log.info("No epoch was validated: the last weights stand for the best.")
         fitted.trainer.save_checkpoint(path_of(folder, BEST))
     return fitted
+
+
+def calibrate(module: InversionModule, datamodule: ImageDataModule, best: Path, device: torch.device) -> None:
+    """Calibrates the flow's samples on the validation images, in the module and in its best checkpoint."""
+    module.to(device).eval()
+    encoder, decoder = module.encoder.to(device), cast(FlowDecoder, module.decoder)
+    progress = tqdm(datamodule.loader("val"), desc="Calibrating samples", unit="batch", leave=False, disable=None)
+    natives = (pixels.normalize(batch.images.to(device)) for batch in progress)
+    decoder.calibrate((module.standardize(encoder(pixels.resize(images, pixels.INPUT_SIZE))), images) for images in natives)
+    save_atomic(best, checkpoints.read(best) | {"state_dict": module.state_dict()})
 
 
 def description(cfg: DictConfig, fitted: Fitted) -> dict[str, Any]:

@@ -37,16 +37,6 @@ def test_whitened_errors_have_unit_variance_at_every_frequency_and_come_back():
     torch.testing.assert_close(whitening.filter(white, whitening.scale), errors, rtol=1e-3, atol=1e-4)
 
 
-def test_samples_that_vary_too_little_are_scaled_up_octave_by_octave():
-    whitening = Whitening(16).eval()
-    whitening.update(torch.randn(500, 3, 16, 16), first=True)
-    assert float((whitening.gain - 1).abs().max()) < 1e-6
-    fine = torch.hypot(torch.arange(16)[:, None] / 2, torch.arange(16) / 2) >= 3
-    amplitude = torch.where(fine, 0.8, 1.1)
-    whitening.measure(whitening.filter(torch.randn(500, 3, 16, 16), amplitude))
-    torch.testing.assert_close(whitening.gain, 1 / amplitude, rtol=0.05, atol=0)
-
-
 def test_lower_precision_of_the_networks_is_not_that_of_the_whitening():
     whitening, errors = Whitening(16), torch.randn(4, 3, 16, 16)
     whitening.train_variance.copy_(torch.logspace(0, -6, 16).outer(torch.ones(16)).expand(3, -1, -1))
@@ -104,6 +94,22 @@ def test_before_it_has_learnt_samples_are_the_mean_with_noise_of_the_errors_spec
     found = decoder.sample(features, torch.randn(200, 3, 16, 16), steps=10) - mean
     ratio = decoder.whitening.spectrum(found).square().mean(0) / decoder.whitening.val_variance
     assert float(ratio.mean()) == pytest.approx(1, abs=0.03)
+
+
+def test_samples_are_calibrated_to_vary_by_as_much_as_their_mean_errs():
+    """Where errors of 6 cycles and more are larger than those that the whitening knows, and others smaller."""
+    decoder, features = flow("conv5", 16).eval(), torch.randn(600, 256, 6, 6)
+    mean = pixels.resize(decoder.predict(features), 16).detach()
+    errors = 0.1 * torch.randn(600, 3, 16, 16)
+    decoder.whitening.update(errors, first=True)
+    fine = torch.hypot(torch.arange(16)[:, None] / 2, torch.arange(16) / 2) >= 6
+    amplitude = torch.where(fine, 1.3, 0.8)
+    images = mean + decoder.whitening.filter(errors, amplitude)
+    decoder.calibrate(zip(features.split(100), images.split(100), strict=True))
+    torch.testing.assert_close(decoder.whitening.gain, amplitude, rtol=0.05, atol=0)
+    samples = decoder.sample(features, torch.randn(600, 3, 16, 16), steps=10)
+    ratio = decoder.whitening.spectrum(samples - mean).square().mean((0, 1)) / (0.1 * amplitude).square()
+    assert float(ratio[fine].mean()) == pytest.approx(1, abs=0.05) == float(ratio[~fine].mean())
 
 
 def test_a_flow_learns_what_is_not_gaussian():
