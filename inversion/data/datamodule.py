@@ -200,19 +200,10 @@ class ImageDataModule(LightningDataModule, ABC):
 
     def train_dataloader(self) -> DataLoader[Batch]:
         """Shuffled, and with `flip` mirrored, anew each epoch. A last batch of one image is dropped."""
-        sampler = self._shuffle(self._rank, self._processes)
+        sampler = Shuffle(len(self.split.train), self.shuffle_seed, self.flip, self._rank, self._processes)
         if len(sampler) < 2:  # batch normalisation needs two
             raise InputError("Training needs at least 2 images: give more data, or set fewer aside for validation.")
         return self._loader("train", self._features, sampler=sampler, drop_last=len(sampler) % self._share == 1)
-
-    def files_of_batch(self, epoch: int, batch: int) -> list[str]:
-        """The files of a training batch, of all processes; epochs and batches count from 0."""
-        sampler, size = self._shuffle(), self._share * self._processes
-        sampler.set_epoch(epoch)
-        return [self.split.train[index % len(self.split.train)] for index in list(sampler)[batch * size : (batch + 1) * size]]
-
-    def _shuffle(self, rank: int = 0, processes: int = 1) -> Shuffle:
-        return Shuffle(len(self.split.train), self.shuffle_seed, self.flip, rank, processes)
 
     @property
     def _rank(self) -> int:

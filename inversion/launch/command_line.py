@@ -4,7 +4,6 @@ import difflib
 import os
 import shlex
 import sys
-import threading
 from collections.abc import Callable, Sequence
 from functools import partial, wraps
 from pathlib import Path
@@ -40,7 +39,6 @@ def run(task: Callable[[DictConfig, Path], Any], config_name: str = "config") ->
     """
     sweep.register_resolvers()
     raise_on_sigterm()
-    threading.excepthook = _excepthook
     # Threads that wait don't spin: where another process holds one of two cores, that took three quarters of the speed.
     os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
     os.environ.setdefault("HYDRA_FULL_ERROR", "1")  # has Hydra raise errors instead of printing them
@@ -148,9 +146,3 @@ def _flat(node: Any, prefix: str = "") -> dict[str, Any]:
     for key, value in node.items() if isinstance(node, dict) else ():
         options |= {f"{prefix}{key}": value, **_flat(value, f"{prefix}{key}.")}
     return options
-
-
-def _excepthook(args: threading.ExceptHookArgs) -> None:
-    """TensorBoard's writer hands a full disk's error on to the run, which reports it; the thread needn't as well."""
-    if not (isinstance(args.exc_value, OSError) and type(args.thread).__name__ == "_AsyncWriterThread"):
-        threading.__excepthook__(args)

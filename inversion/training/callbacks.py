@@ -117,42 +117,25 @@ class SeededEpochs(Callback):
 
 
 class FiniteLoss(Callback):
-    """Ends a run whose loss or weights are no longer finite, before they reach a checkpoint. As reading a result makes a GPU
-    wait, it does so every `every` batches and after an epoch's last; on a CPU after each batch.
-    """
-
-    def __init__(self, every: int = 50) -> None:
-        self.every = max(1, every)
-
-    def on_train_epoch_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        self.first = torch.tensor(math.inf, device=pl_module.device)  # this epoch's first batch with such a loss
-
-    def on_train_batch_end(
-        self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Batch, batch_idx: int
-    ) -> None:
-        is_finite = outputs["loss"].detach().isfinite()
-        self.first = torch.minimum(self.first, torch.where(is_finite, math.inf, float(batch_idx)))
-        what, first = "The loss", math.inf
-        if is_finite.device.type == "cpu" or trainer.is_last_batch or (batch_idx + 1) % self.every == 0:
-            first = float(trainer.strategy.reduce(self.first, reduce_op="min"))  # of all processes, which end together
-        if first == math.inf and trainer.is_last_batch and not all(one.isfinite().all() for one in pl_module.parameters()):
-            what, first = "A weight", batch_idx
-        if first < math.inf:
-            files = trainer.datamodule.files_of_batch(trainer.current_epoch, int(first))  # type: ignore[attr-defined]
-            named = ", ".join(files[:10]) + (f" and {len(files) - 10} more" if len(files) > 10 else "")
-            step = trainer.fit_loop.epoch_loop.total_batch_idx + 1 - (batch_idx - int(first))
-            where = f"step {step} (epoch {trainer.current_epoch + 1}, batch {int(first) + 1}: {named})"
-            raise InputError(f"{what} is not finite after {where}: {self._advice(trainer)}.")
+    """Ends a run whose losses or weights are no longer finite after an epoch, before they reach a checkpoint."""
 
     def on_validation_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        loss, epoch = trainer.callback_metrics.get("val/loss"), trainer.current_epoch + 1
-        if loss is not None and not loss.isfinite() and not trainer.sanity_checking:
-            raise InputError(f"The validation loss is not finite after epoch {epoch}: {self._advice(trainer)}.")
+        if not trainer.sanity_checking:
+            self._check(trainer, pl_module)
 
-    def _advice(self, trainer: Trainer) -> str:
+    def on_train_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        self._check(trainer, pl_module)
+
+    def _check(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        losses = [value for name, value in trainer.callback_metrics.items() if name.endswith("loss")]
+        if all(value.isfinite().all() for value in (*losses, *pl_module.parameters())):
+            return
         saved = [Path(one.dirpath or "") / f"{one.filename}.ckpt" for one in trainer.checkpoint_callbacks[::-1]]  # type: ignore
         good = next((str(path) for path in saved if path.is_file()), "none yet")
-        return f"lower optimizer.lr or look at the images; the last good checkpoint is {good}"
+        raise InputError(
+            f"The loss or a weight is not finite after epoch {trainer.current_epoch + 1}: lower optimizer.lr or look at the "
+            f"images; the last good checkpoint is {good}."
+        )
 
 
 class ReconstructionGrid(Callback):

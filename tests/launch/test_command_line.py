@@ -1,14 +1,12 @@
 """Mistakes on the command line and in the data, each reported in one sentence before anything is trained."""
 
-import errno
 import subprocess
 import sys
 import time
 from types import SimpleNamespace
 
 import pytest
-from conftest import REPOSITORY, run_command, run_train
-from tensorboard.summary.writer import event_file_writer
+from conftest import REPOSITORY, run_train
 from test_configs import composed, pretend_to_run
 from test_image_folder import fill
 from torch import nn
@@ -122,25 +120,6 @@ def test_help_needs_no_torch():
     )
     said = subprocess.run([sys.executable, "-c", code], cwd=REPOSITORY, capture_output=True, text=True).stderr
     assert said == "error: leyer=conv5: there is no option leyer; did you mean layer?\n"
-
-
-def test_a_full_disk_is_reported_by_the_run_alone(capsys, tmp_path):
-    """TensorBoard's thread raises what it hands on."""
-
-    class FullDisk:
-        def write(self, data):
-            raise OSError(errno.ENOSPC, "No space left on device")
-
-    def task(cfg, folder):
-        writer = event_file_writer._AsyncWriter(FullDisk())
-        writer.write(b"curves")
-        writer._worker.join()
-        writer.flush()
-
-    options = ["hydra.output_subdir=null", f"hydra.run.dir={tmp_path}"]
-    outcome = run_command("train.py", lambda: command_line.run(task), options)
-    assert outcome.said == "error: A file can't be used (No space left on device): make room there, or choose another folder."
-    assert "Traceback" not in capsys.readouterr().err
 
 
 def test_impossible_values(quick, one_line, tmp_path):
