@@ -1,4 +1,4 @@
-"""Downloads that resume after a cut, are checked by a hash, and never leave https for plain http."""
+"""Downloads that resume after a cut and are checked by a hash."""
 
 import hashlib
 import logging
@@ -32,7 +32,7 @@ def download(url: str, path: Path, name: str, algorithm: str, digest: str, advic
         algorithm, digest: `hashlib`'s name of the hash, and how its hexadecimal digits begin.
 
     Raises:
-        InputError: no web address, no network, an HTTP error, a redirection to plain http, or a file with another hash.
+        InputError: no web address, no network, an HTTP error, or a file with another hash.
     """
     if path.is_file() and hash_of(path, algorithm).startswith(digest):
         return
@@ -70,8 +70,6 @@ def _fetch(url: str, file: BinaryIO) -> None:
             return
         raise
     with response:
-        if url.lower().startswith("https:") and not response.url.lower().startswith("https:"):
-            raise URLError(f"it redirects to {response.url}, which is no https address")
         if not response.headers.get("Content-Range", "").startswith(f"bytes {start}-"):
             file.truncate(0)  # a server that can't resume sends all of it
             start = 0

@@ -125,13 +125,12 @@ def _reason(path: Path, error: Exception) -> str:
 
 
 def _flat(content: object) -> dict[str, Any]:
-    """Whatever nested mappings hold, under their keys joined by dots, the outer ones first. Each mapping counts once."""
-    flat, pending, seen = {}, [("", content)], set()
+    """Whatever nested mappings hold, under their keys joined by dots, the outer ones first."""
+    flat, pending = {}, [("", content)]
     for prefix, value in pending:
         if not isinstance(value, Mapping):
             flat[prefix.removeprefix(".")] = value
-        elif id(value) not in seen:
-            seen.add(id(value))
+        else:
             pending += [(f"{prefix}.{key}", inner) for key, inner in value.items()]
     return flat
 

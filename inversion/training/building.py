@@ -11,7 +11,6 @@ import torch
 from hydra.errors import InstantiationException
 from hydra.utils import get_class, instantiate
 from lightning import Trainer
-from lightning.pytorch.callbacks import BatchSizeFinder, LearningRateFinder
 from lightning.pytorch.loggers import Logger
 from lightning.pytorch.profilers import PassThroughProfiler
 from omegaconf import DictConfig, OmegaConf
@@ -54,12 +53,6 @@ def build_trainer(config: DictConfig, folder: Path, may_share: bool = False) -> 
     devices. Raises InputError for options that can't be used.
     """
     callbacks = [callback for callback in build("callbacks", config.callbacks).values() if callback is not None]
-    for callback in callbacks:
-        if isinstance(callback, BatchSizeFinder | LearningRateFinder):
-            raise InputError(
-                f"callbacks: a {type(callback).__name__} changes options that the run's folder is to be found by; sweep over "
-                "them instead, as in -m optimizer.lr=1e-3,2e-3,4e-3."
-            )
     names = {str(callback.filename) for callback in callbacks if isinstance(callback, MovableCheckpoint)} - {checkpoints.BEST}
     if config.trainer.get("enable_checkpointing") is False or names != {checkpoints.LAST}:
         raise InputError(

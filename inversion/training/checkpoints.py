@@ -8,7 +8,7 @@ from typing import Any
 import torch
 from lightning.fabric.plugins.io import TorchCheckpointIO
 from omegaconf import DictConfig, OmegaConf
-from torch import Tensor, nn
+from torch import nn
 
 from inversion.core.errors import InputError
 from inversion.core.files import save_atomic
@@ -61,7 +61,7 @@ def metadata(config: DictConfig, precision: str, datamodule: ImageDataModule, mo
 
 def read(path: Path) -> dict[str, Any]:
     """The checkpoint's content, on the CPU; no code from the file is run. Raises InputError for no checkpoint, a damaged one,
-    one of an older version of this project, or weights that are not finite.
+    or one of an older version of this project.
     """
     advice = "delete it to start anew, or replace it by an undamaged copy"
     try:
@@ -80,15 +80,7 @@ def read(path: Path) -> dict[str, Any]:
     state = content.get("state_dict")
     if not isinstance(state, dict) or not state:
         raise InputError(f"{path} holds no weights: {advice}.")
-    if odd := [key for key, value in state.items() if not _is_finite(value)]:
-        raise InputError(f"{path} holds something else than finite numbers in {odd[0]!r:.120}: {advice}.")
     return content
-
-
-def _is_finite(value: object) -> bool:
-    if not isinstance(value, Tensor) or value.layout != torch.strided or value.is_meta or value.is_quantized:
-        return False
-    return bool(value.isfinite().all())
 
 
 def check_match(

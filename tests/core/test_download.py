@@ -1,14 +1,11 @@
 """Downloads from a server on this machine that cuts, lies, moves and fails."""
 
 import hashlib
-import io
 import threading
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
-from urllib.response import addinfourl
 
 import pytest
 
-from inversion.core import download as module
 from inversion.core.download import download
 from inversion.core.errors import InputError
 from inversion.data import tiny_imagenet
@@ -107,26 +104,6 @@ def test_another_file_is_refused(server, tmp_path, one_line):
         fetch(server, tmp_path / "file.bin")
     assert server.url in one_line(str(error.value))
     assert not list(tmp_path.iterdir())
-
-
-@pytest.mark.parametrize("end", ["https://example.org/other.bin", "http://example.org/file.bin"])
-def test_https_is_never_left_for_http(end, tmp_path, monkeypatch, one_line):
-    """However the server redirects: an answer over plain http isn't read."""
-
-    def answer(request, timeout):
-        assert request.full_url == "https://example.org/file.bin"
-        return addinfourl(io.BytesIO(CONTENT), {"Content-Length": str(len(CONTENT))}, end)
-
-    monkeypatch.setattr(module, "urlopen", answer)
-    arguments = ("https://example.org/file.bin", tmp_path / "file.bin", "The file", "md5", MD5, "give another")
-    if end.startswith("https"):
-        download(*arguments)
-        assert (tmp_path / "file.bin").read_bytes() == CONTENT
-    else:
-        with pytest.raises(InputError, match=f"redirects to {end}, which is no https address") as error:
-            download(*arguments)
-        one_line(str(error.value))
-        assert not (tmp_path / "file.bin").exists()
 
 
 def test_a_file_that_is_there_is_not_downloaded_again(server, tmp_path):

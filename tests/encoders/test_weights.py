@@ -173,13 +173,6 @@ def test_other_files_are_named_for_what_they_are(write, expected, state, path, o
     assert str(path) in one_line(str(error.value))
 
 
-def test_mappings_that_hold_themselves_end(state, path):
-    content = {"deeper": {}, "state": state}
-    content["deeper"]["back"] = content
-    torch.save(content, path)
-    assert load(path, state).keys() == state.keys()
-
-
 class Touch:
     """Creates a file when unpickled by an unpickler that runs code."""
 

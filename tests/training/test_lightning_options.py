@@ -76,13 +76,6 @@ def test_profile_and_model_summary_are_shown_and_the_profile_lies_in_the_runs_fo
     assert len(list(folder.glob("fit-profile*"))) == 1
 
 
-@pytest.mark.parametrize("name", ["LearningRateFinder", "BatchSizeFinder"])
-def test_callbacks_that_change_options_are_refused(run, one_line, name):
-    outcome, folder = run(f"+callbacks.finder._target_=lightning.pytorch.callbacks.{name}")
-    assert outcome.code == 1 and f"callbacks: a {name}" in one_line(outcome.said)
-    assert not (folder / "checkpoints").exists()
-
-
 def test_several_loggers_go_together(run):
     outcome, folder = run("logger=[tensorboard,csv]", "trainer.max_epochs=2")
     assert outcome == Outcome(0, "")
