@@ -3,9 +3,7 @@
 The samples figure, each layer's best and worst images by MSE, and a table with every image's scores, at the native size.
 """
 
-from collections.abc import Sequence
 from pathlib import Path
-from random import Random
 
 from PIL import Image
 from torch import Tensor
@@ -13,29 +11,9 @@ from torchmetrics.functional.regression import spearman_corrcoef
 
 from inversion.core import pixels
 from inversion.core.drawing import side_by_side, stacked
-from inversion.core.errors import InputError
 from inversion.results.trained import TrainedRun
 from inversion.studies.result import Result, samples
 from inversion.studies.subject import Subject, check_range, image_scores
-
-
-def chosen_images(subject: Subject, shown: int, random: int | None, chosen: Sequence[str] | None) -> tuple[list[str], Tensor]:
-    """File names and images, (N, 3, 227, 227) in [-1, 1]. Raises InputError: a chosen name fits no image, or several."""
-    if chosen is None and random is None:
-        return subject.datamodule.samples(subject.part, shown)
-    files = subject.datamodule.split.files(subject.part)
-    if chosen is None:
-        places = sorted(Random(random).sample(range(len(files)), min(shown, len(files))))
-    else:
-        places = []
-        for name in chosen:
-            fitting = [i for i, file in enumerate(files) if file.endswith(str(name))]
-            if len(fitting) != 1:
-                raise InputError(
-                    f"chosen={name} fits {len(fitting)} of the {subject.part} images: give the end of one file's name."
-                )
-            places += fitting
-    return [files[i] for i in places], pixels.to_input(subject.datamodule.images(subject.part)[places])
 
 
 def extremes_figure(subject: Subject, run: TrainedRun, title: str, mse: Tensor, number: int) -> Image.Image:
@@ -48,11 +26,9 @@ def extremes_figure(subject: Subject, run: TrainedRun, title: str, mse: Tensor, 
     return side_by_side(figures)
 
 
-def compare_layers(
-    subject: Subject, folder: Path, shown: int, random: int | None, chosen: Sequence[str] | None, extremes: int
-) -> Result:
+def compare_layers(subject: Subject, folder: Path, shown: int, extremes: int) -> Result:
     check_range(1, shown=shown, extremes=extremes)
-    files, originals = chosen_images(subject, shown, random, chosen)
+    files, originals = subject.datamodule.samples(subject.part, shown)
     columns = {"Original": originals}
     rows: list[dict[str, object]] = []
     figures, findings = [], []

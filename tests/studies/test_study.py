@@ -89,7 +89,7 @@ def test_what_cant_be_studied_is_said(sweep, tmp_path, one_line, arguments, expe
     ("study", "options", "expected"),
     [
         (perturb.perturb, {"drop": 0.5, "top": [5000], "noise": []}, "top=.5000. must lie between 1 and 1000"),
-        (compare_layers.compare_layers, {"random": None, "chosen": ["nothing"], "extremes": 1}, "chosen=nothing fits 0"),
+        (compare_layers.compare_layers, {"extremes": 0}, "extremes=0 must be at least 1"),
         (position_colour.position_colour, {"images": 2, "shifts": [60], "turns": []}, "shifts=.60."),
         (interpolate.interpolate, {"pairs": 0, "steps": 3, "classes": 1, "draws": 1}, "pairs=0"),
         (controls.controls, {"epochs": 0, "autoencoder": False}, "epochs=0 must be at least 1"),
