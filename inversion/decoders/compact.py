@@ -16,13 +16,14 @@ class CompactDecoder(Decoder):
     resolution: no weight or time goes into interpolated pixels, little into large maps, and no checkerboards appear. Feature
     maps are brought to `channels[0]` by a 1x1 convolution; vectors pass through hidden layers (batch normalisation,
     LeakyReLU, dropout) and a linear one to a 4x4 map. Each size then has `depth` residual convolutions (batch normalisation,
-    LeakyReLU); between sizes a 1x1 convolution changes the channels and a bilinear resize the side. The last convolution, at
-    `native_size`, is linear.
+    LeakyReLU); between sizes a 1x1 convolution changes the channels and a bilinear resize the side. The last convolution is
+    linear.
 
     Args:
-        channels: one width per size, smallest size first. The last size is `native_size`; those before it are evenly spaced,
-            on a logarithmic scale, between that of the features and half of `native_size`: five widths, a vector and 64
-            pixels make 4, 8, 16, 32, 64.
+        channels: one width per size, smallest size first. Those before the last are evenly spaced, on a logarithmic scale,
+            between that of the features and half of the last: three widths, a vector and 16 pixels make 4, 8, 16.
+        resolution: the last size, as a share of `native_size`, to which the image is then resized: what the features say
+            nothing about takes no time.
         depth: number of residual convolutions at each size, 0 or more.
         bottleneck, hidden, dropout: width and number of the hidden layers, and the share of their units dropped in training;
             None for feature maps.
@@ -38,6 +39,7 @@ class CompactDecoder(Decoder):
         *,
         channels: Sequence[int],
         depth: Sequence[int],
+        resolution: float = 1.0,
         bottleneck: int | None = None,
         hidden: int | None = None,
         dropout: float | None = None,
@@ -50,6 +52,8 @@ class CompactDecoder(Decoder):
         if not channels or len(depth) != len(channels):
             raise InputError(f"decoder.depth={depth} and decoder.channels={channels} must be of the same length, at least 1.")
         check_number("decoder.kernel", kernel, odd=True)
+        if not 0 < resolution <= 1:
+            raise InputError(f"decoder.resolution={resolution} must be a share of the images' own, in (0, 1].")
         width, first = self.feature_shape[0], channels[0]
         if len(self.feature_shape) == 3:
             for name, value in {"bottleneck": bottleneck, "hidden": hidden, "dropout": dropout}.items():
@@ -69,7 +73,8 @@ class CompactDecoder(Decoder):
                 layers += [nn.LeakyReLU(slope), nn.Dropout(dropout)]
                 width = bottleneck
             self.enter = nn.Sequential(*layers, nn.Linear(width, first * side**2), nn.Unflatten(1, (first, side, side)))
-        self.sizes = [*sizes_between(side, math.ceil(native_size / 2), len(channels) - 1), native_size]
+        last = max(1, round(native_size * resolution))
+        self.sizes = [*sizes_between(side, math.ceil(last / 2), len(channels) - 1), last]
         self.change = nn.ModuleList([nn.Identity(), *(nn.Conv2d(a, b, 1) for a, b in pairwise(channels))])
         residuals = ([Residual(width, kernel, slope) for _ in range(n)] for width, n in zip(channels, depth, strict=True))
         self.refine = nn.ModuleList(nn.Sequential(*layers) for layers in residuals)
@@ -79,7 +84,7 @@ class CompactDecoder(Decoder):
         x = self.enter(features)
         for size, change, refine in zip(self.sizes, self.change, self.refine, strict=True):
             x = refine(pixels.resize(change(x), size))
-        return self.leave(x)
+        return pixels.resize(self.leave(x), self.native_size)
 
 
 class Residual(nn.Module):

@@ -6,6 +6,7 @@ from conftest import REPOSITORY
 from hydra import compose, initialize_config_dir
 from torch import nn
 
+from inversion.core import pixels
 from inversion.core.errors import InputError
 from inversion.decoders.compact import CompactDecoder, sizes_between
 from inversion.decoders.ensemble import Ensemble
@@ -91,6 +92,14 @@ def test_compact_follows_the_datas_resolution(native_size, layer):
         features = torch.zeros(1, *TAPS[layer].shape)
         assert decoder.predict(features).shape == (1, 3, native_size, native_size)
         assert decoder(features).shape == (1, 3, 227, 227)
+
+
+def test_compact_draws_at_its_share_of_the_datas_resolution():
+    decoder = configured("compact", "fc8", 64, "decoder.members=1").eval()
+    with torch.no_grad():
+        image = decoder.predict(torch.randn(2, 1000))
+    assert decoder.sizes == [4, 8, 16] and image.shape == (2, 3, 64, 64) and image.std() > 0
+    torch.testing.assert_close(image, pixels.resize(pixels.to_native(image, 16), 64), rtol=0, atol=1e-5)
 
 
 @pytest.mark.parametrize(
@@ -187,6 +196,7 @@ def test_working_sizes(first, last, number, sizes):
         (lambda: CompactDecoder((8, 4, 4), 64, 227, channels=8, depth=[1]), "decoder.channels=8 must be a list"),
         (lambda: CompactDecoder((8, 4, 4), 64, 227, channels=[8], depth=1), "decoder.depth=1 must be a list"),
         (lambda: CompactDecoder((8, 4, 4), 64, 227, channels=[8], depth=[1], kernel=4), "decoder.kernel=4"),
+        (lambda: CompactDecoder((8, 4, 4), 64, 227, channels=[8], depth=[1], resolution=2.0), "decoder.resolution=2.0"),
         (lambda: published((8, 4, 4), 64, 227, up_channels=[3], up_kernel="5"), "decoder.up_kernel=5"),
         (lambda: published((8,), 64, 227, up_channels=[3], hidden=[100]), "decoder.hidden"),
         (lambda: published((8, 4, 4), 64, 227, up_channels=[3], batch_norm=[2]), "decoder.batch_norm"),
