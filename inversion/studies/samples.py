@@ -226,12 +226,17 @@ def _nearest(subject: Subject, truth: Tensor, drawn: Tensor) -> dict[str, float]
     return {"of_samples": of_samples, "of_images": of_images, "ratio": of_samples / of_images}
 
 
+def _curves(plot: Any, rows: Sequence[dict[str, Any]], layers: dict[str, str], key: str, style: str = "o-") -> None:
+    """The samples' numbers of this name by frequency band, a curve per run."""
+    for title, layer in layers.items():
+        own = [row for row in rows if row["run"] == title and row["what"] == FLOW and row["band"] != "all"]
+        plot.plot([row["band"] for row in own], [row[key] for row in own], style, color=layer_colour(layer), label=title)
+
+
 def _open_figure(rows: Sequence[dict[str, Any]], layers: dict[str, str]) -> Figure:
     figure, (by_band, by_colour) = new_figure(12, 4.5, columns=2)
-    for i, (title, layer) in enumerate(layers.items()):
-        own = [row for row in rows if row["run"] == title and row["what"] == FLOW and row["band"] != "all"]
-        names = [row["band"] for row in own]
-        by_band.plot(names, [row["open_share"] for row in own], "o-", color=layer_colour(layer), label=title)
+    _curves(by_band, rows, layers, "open_share")
+    for i, title in enumerate(layers):
         shares = [row["open_share"] for row in rows if row["run"] == title and row["what"] == "open"]
         by_colour.bar([i - 0.27, i, i + 0.27], shares, width=0.25, color=["0.35", "tab:orange", "tab:blue"])
     by_band.set(title="What stays open, by frequency", xlabel="cycles per image", ylabel="share of the images' variance")
@@ -246,21 +251,17 @@ def _open_figure(rows: Sequence[dict[str, Any]], layers: dict[str, str]) -> Figu
 def _calibration_figure(rows: Sequence[dict[str, Any]], layers: dict[str, str]) -> Figure:
     figure, (ranks, spread, power) = new_figure(16, 4.5, columns=3)
     for title, layer in layers.items():
-        own = [row for row in rows if row["run"] == title]
-        histogram = [row["value"] for row in own if row["what"] == f"rank histogram, {FLOW}"]
-        ranks.plot([(i + 0.5) / len(histogram) for i in range(len(histogram))], [v * len(histogram) for v in histogram])
-        ranks.lines[-1].set(color=layer_colour(layer), label=title)
-        bands = [row for row in own if row["what"] == FLOW and row["band"] != "all"]
-        names = [row["band"] for row in bands]
-        spread.plot(names, [row["spread_ratio"] for row in bands], "o-", color=layer_colour(layer), label=title)
-        power.plot(names, [row["power"] for row in bands], "o-", color=layer_colour(layer), label=f"{title}, sample")
-        power.plot(names, [row["mean_power"] for row in bands], ":", color=layer_colour(layer))
-    ranks.set(
-        title="The truth's rank among the samples", xlabel="rank, as a share", ylabel="how often; 1 if exact", ylim=(0, 2)
-    )
-    spread.set(title="Spread over error; 1 if exact", xlabel="cycles per image", ylim=(0, 2))
-    power.set(title="Power over the images'; dotted: the mean's", xlabel="cycles per image", ylim=(0, 1.5))
+        shares = [row["value"] for row in rows if row["run"] == title and row["what"] == f"rank histogram, {FLOW}"]
+        places = [(i + 0.5) / len(shares) for i in range(len(shares))]
+        ranks.plot(places, [share * len(shares) for share in shares], color=layer_colour(layer), label=title)
+    _curves(spread, rows, layers, "spread_ratio")
+    _curves(power, rows, layers, "power")
+    _curves(power, rows, layers, "mean_power", ":")
+    ranks.set(title="The truth's rank among the samples", xlabel="rank, as a share", ylabel="how often; 1 if exact")
+    spread.set(title="Spread over error; 1 if exact", xlabel="cycles per image")
+    power.set(title="Power over the images'; dotted: the mean's", xlabel="cycles per image")
     for plot in (ranks, spread, power):
+        plot.set_ylim(0, 2)
         plot.axhline(1, color="0.7", linewidth=1)
     ranks.legend(frameon=False)
     return figure
