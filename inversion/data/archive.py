@@ -4,6 +4,7 @@ import tarfile
 import zipfile
 from collections.abc import Callable, Iterator
 from pathlib import Path, PurePosixPath
+from typing import Any
 
 from tqdm import tqdm
 
@@ -48,3 +49,9 @@ def _tar_members(archive: Path) -> Iterator[tuple[str, Callable[[], bytes]]]:
         for member in tqdm(tar, unit="file", desc=f"Extracting {archive.name}", disable=None):
             if member.isreg():
                 yield member.name, lambda member=member: tar.extractfile(member).read()  # type: ignore[misc, union-attr]
+        stream: Any = tar.fileobj
+        stream.seek(tar.offset)  # where tarfile took a cut or a damaged header for the end, which is a block of zeros
+        if stream.read(512) != bytes(512):
+            raise EOFError("cut off, or with a damaged header")
+        while stream.read(1 << 20):  # to gzip's checksum
+            pass

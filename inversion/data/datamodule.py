@@ -200,40 +200,37 @@ class ImageDataModule(LightningDataModule, ABC):
 
     def train_dataloader(self) -> DataLoader[Batch]:
         """Shuffled, and with `flip` mirrored, anew each epoch. A last batch of one image is dropped."""
-        sampler = Shuffle(len(self.split.train), self.shuffle_seed, self.flip, self._rank, self._processes)
+        sampler = Shuffle(len(self.split.train), self.shuffle_seed, self.flip, *self._place)
         if len(sampler) < 2:  # batch normalisation needs two
             raise InputError("Training needs at least 2 images: give more data, or set fewer aside for validation.")
-        return self._loader("train", self._features, sampler=sampler, drop_last=len(sampler) % self._share == 1)
-
-    @property
-    def _rank(self) -> int:
-        return 0 if self.trainer is None else self.trainer.global_rank
-
-    @property
-    def _processes(self) -> int:
-        return 1 if self.trainer is None else self.trainer.world_size
+        return self._loader("train", self._share, self._features, sampler=sampler, drop_last=len(sampler) % self._share == 1)
 
     @property
     def _share(self) -> int:
         """Of a batch, one process's number of images."""
-        return max(2, self.batch_size // self._processes)
+        return max(2, self.batch_size // self._place[1])
+
+    @property
+    def _place(self) -> tuple[int, int]:
+        """This process's rank, and how many there are."""
+        return (0, 1) if self.trainer is None else (self.trainer.global_rank, self.trainer.world_size)
 
     def val_dataloader(self) -> DataLoader[Batch]:
-        mine = range(self._rank, len(self.split.val), self._processes)
-        return self._loader("val", self._features, sampler=mine)  # type: ignore[arg-type]
+        rank, processes = self._place
+        return self._loader("val", self._share, self._features, sampler=range(rank, len(self.split.val), processes))
 
     def test_dataloader(self) -> DataLoader[Batch]:
         return self.loader("test")
 
     def loader(self, part: str) -> DataLoader[Batch]:
         """The images of `train`, `val` or `test` in the split's order, without features. All of them, under DDP too."""
-        return self._loader(part, {})
+        return self._loader(part, self.batch_size, {})
 
-    def _loader(self, part: str, features: Mapping[str, Tensor], **options: Any) -> DataLoader[Batch]:
+    def _loader(self, part: str, size: int, features: Mapping[str, Tensor], **options: Any) -> DataLoader[Batch]:
         images = ImageSet(self.images(part), self.split.labels(part), features.get(part), features.get(f"mirrored {part}"))
         # No workers: taking a batch out of a tensor is quicker than handing it between processes. And a generator of its own:
         # without one a loader would advance torch's at each start, and at another time in a resumed run.
-        return DataLoader(images, self._share, collate_fn=lambda batch: batch, generator=torch.Generator(), **options)
+        return DataLoader(images, size, collate_fn=lambda batch: batch, generator=torch.Generator(), **options)
 
     def on_after_batch_transfer(self, batch: Batch, dataloader_idx: int) -> Batch:
         """Normalises the images, now on the device."""

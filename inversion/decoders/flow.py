@@ -176,9 +176,8 @@ class FlowDecoder(Decoder):
     def sample(self, features: Tensor, noise: Tensor, steps: int) -> Tensor:
         """Features (B, *feature_shape) and noise (B, 3, n, n) -> images (B, 3, n, n) around [-1, 1], by Heun's method."""
         mean = pixels.resize(self.predict(features).float(), self.native_size)
-        scale = self.whitening.scale
-        error = self._drawn(noise, mean, self.network.condition(features), scale, steps)
-        return mean + self.whitening.filter(error, scale * self.whitening.gain)
+        error = self._drawn(features, mean, noise, steps)
+        return mean + self.whitening.filter(error, self.whitening.scale * self.whitening.gain)
 
     @torch.no_grad()
     def calibrate(self, batches: Iterable[tuple[Tensor, Tensor]]) -> None:
@@ -188,12 +187,11 @@ class FlowDecoder(Decoder):
         bias: E (s - s')^2 / 2, and E (s - e)(s' - e).
         """
         spread, error = torch.zeros(2, self.native_size, self.native_size, device=self.whitening.gain.device)
-        scale = self.whitening.scale
         for number, (features, images) in enumerate(batches):
-            mean, condition = pixels.resize(self.predict(features).float(), self.native_size), self.network.condition(features)
+            mean = pixels.resize(self.predict(features).float(), self.native_size)
             noise = torch.randn((2, *images.shape), generator=torch.Generator().manual_seed(number)).to(images.device)
-            a, b = (self.whitening.spectrum(self._drawn(one, mean, condition, scale, STEPS)) for one in noise)
-            true = self.whitening.spectrum(images - mean) / scale
+            a, b = (self.whitening.spectrum(self._drawn(features, mean, one, STEPS)) for one in noise)
+            true = self.whitening.spectrum(images - mean) / self.whitening.scale
             spread += (a - b).square().sum((0, 1)) / 2
             error += ((a - true) * (b - true)).sum((0, 1))
         cycles = torch.arange(self.native_size, device=spread.device) / 2
@@ -201,8 +199,9 @@ class FlowDecoder(Decoder):
         ratio = torch.bincount(bands, error.flatten()) / torch.bincount(bands, spread.flatten())
         self.whitening.gain.copy_(ratio.clamp(0.25, 4).sqrt()[bands].view_as(spread))
 
-    def _drawn(self, noise: Tensor, mean: Tensor, condition: tuple[Tensor, Tensor], scale: Tensor, steps: int) -> Tensor:
+    def _drawn(self, features: Tensor, mean: Tensor, noise: Tensor, steps: int) -> Tensor:
         """Whitened errors from noise, both (B, 3, n, n)."""
+        condition, scale = self.network.condition(features), self.whitening.scale
         return integrate(lambda z, t: self.velocity(z, t.expand(len(z)), mean, condition, scale), noise, steps)
 
 
