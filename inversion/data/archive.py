@@ -11,10 +11,8 @@ from tqdm import tqdm
 from inversion.core.errors import InputError
 from inversion.core.file_kinds import kind_of
 
-Files = Iterator[tuple[PurePosixPath, bytes]]
 
-
-def read_files(archive: Path, wanted: Callable[[PurePosixPath], bool]) -> Files:
+def read_files(archive: Path, wanted: Callable[[PurePosixPath], bool]) -> Iterator[tuple[PurePosixPath, bytes]]:
     """The wanted files of an archive: (path, content). Shows progress. Raises InputError: no such archive, a damaged, cut off
     or encrypted one, or one with a path that leads out of it.
     """

@@ -154,10 +154,10 @@ class ReconstructionGrid(Callback):
         if trainer.sanity_checking or not is_due or not trainer.is_global_zero or not trainer.loggers:
             return
         _, originals = trainer.datamodule.samples("val", self.images)  # type: ignore[attr-defined]
-        columns = [pixels.to_display(originals), reconstruct(pl_module, originals)]
-        grids = {"val/reconstructions": images_grid(columns, pairs=2)}
-        if more := sampled(pl_module, originals):
-            grids["val/samples"] = images_grid([*columns, *more.values()])
+        columns = [pixels.to_display(originals), *columns_of(pl_module, originals).values()]
+        grids = {"val/reconstructions": images_grid(columns[:2], pairs=2)}
+        if len(columns) > 2:
+            grids["val/samples"] = images_grid(columns)
         step = trainer.global_step - 1  # at which Lightning logs an epoch's numbers
         for logger in trainer.loggers:
             for name, grid in grids.items():
@@ -168,28 +168,17 @@ class ReconstructionGrid(Callback):
 
 
 @torch.no_grad()
-def reconstruct(model: LightningModule, images: Tensor) -> Tensor:
-    """Images (B, 3, 227, 227) in [-1, 1] -> their reconstructions, uint8, on the CPU. Leaves the model's mode as it was."""
-    was_training = model.training
-    model.eval()
-    pictures = pixels.to_display(model(images.to(model.device)))
-    model.train(was_training)
-    return pictures
-
-
-@torch.no_grad()
-def sampled(model: LightningModule, images: Tensor, number: int = 4) -> dict[str, Tensor]:
-    """Images (B, 3, 227, 227) in [-1, 1] -> columns that show samples of them, if the decoder gives any. Leaves the model's
-    mode as it was.
+def columns_of(model: LightningModule, images: Tensor) -> dict[str, Tensor]:
+    """Images (B, 3, 227, 227) in [-1, 1] -> a figure's columns by title, uint8, on the CPU: their reconstructions, `Mean`, and
+    samples of them if the decoder gives any. Leaves the model's mode as it was.
     """
-    decoder: Any = model.decoder
-    if not isinstance(decoder, FlowDecoder):
-        return {}
-    was_training = model.training
+    was_training, decoder, images = model.training, model.decoder, images.to(model.device)
     model.eval()
-    samples = decoder.samples(model.standardize(model.encoder(images.to(model.device))), number, seed=0)  # type: ignore
+    columns = {"Mean": pixels.to_display(model(images))}
+    if isinstance(decoder, FlowDecoder):
+        columns |= sample_columns(decoder.samples(model.standardize(model.encoder(images)), number=4, seed=0))  # type: ignore
     model.train(was_training)
-    return sample_columns(samples)
+    return columns
 
 
 class Curves(TensorBoardLogger):

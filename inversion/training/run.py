@@ -21,7 +21,7 @@ from inversion.decoders.standardize import Standardize
 from inversion.encoders.alexnet import TAPS
 from inversion.training import checkpoints, outcome
 from inversion.training.building import build, build_module
-from inversion.training.callbacks import reconstruct, sampled
+from inversion.training.callbacks import columns_of
 from inversion.training.checkpoints import BEST, path_of
 from inversion.training.evaluation import MEAN_IMAGE, evaluate
 from inversion.training.fit import Fitted, fit, start
@@ -137,8 +137,8 @@ HPARAMS = ("layer", "decoder", "loss", "lr", "seed")
 def publish(cfg: DictConfig, folder: Path, fitted: Fitted, metrics: dict[str, Any]) -> None:
     """Writes the samples and their figure, the loggers' hyperparameters, and last `metrics.json`; says what came out."""
     files, originals = fitted.datamodule.samples("val", cfg.samples)
-    shown = reconstruct(fitted.module, originals), sampled(fitted.module, originals)
-    samples = outcome.Samples(files, pixels.to_display(originals), *shown)
+    columns = columns_of(fitted.module, originals)
+    samples = outcome.Samples(files, pixels.to_display(originals), columns.pop("Mean"), columns)
     save_atomic(folder / outcome.SAMPLES_FILE, vars(samples))
     with atomic_file(folder / "samples.png") as file:
         layers_figure(samples.originals, {outcome.title_of(metrics["layer"]): samples.columns}).save(file, "PNG")
