@@ -1,4 +1,4 @@
-"""Fixtures: small made images, one finished two-layer sweep for all to look at, and train.py run in this process."""
+"""Fixtures: small synthetic images, one finished two-layer sweep for all to look at, and train.py run in this process."""
 
 import copy
 import functools
@@ -102,7 +102,7 @@ def synthetic_root(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture
 def own_copy(synthetic_root: Path, tmp_path: Path) -> Path:
-    """A copy of the made images in the official layout of Tiny ImageNet, to be rearranged."""
+    """A copy of the synthetic images in the official layout of Tiny ImageNet, to be rearranged."""
     root = shutil.copytree(synthetic_root, tmp_path / "copy" / "tiny-imagenet-200")
     (root / ".synthetic.json").unlink()
     return root
@@ -110,7 +110,7 @@ def own_copy(synthetic_root: Path, tmp_path: Path) -> Path:
 
 @pytest.fixture(scope="session")
 def archive(synthetic_root: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A zip of made images in the official layout, with test images as the official one has."""
+    """A zip of synthetic images in the official layout, with test images as the official one has."""
     path = tmp_path_factory.mktemp("archive") / "tiny-imagenet-200.zip"
     with zipfile.ZipFile(path, "w") as file:
         for source in sorted(synthetic_root.rglob("*")):
