@@ -98,8 +98,8 @@ def test_compact_draws_at_its_share_of_the_datas_resolution():
     decoder = configured("compact", "fc8", 64, "decoder.members=1").eval()
     with torch.no_grad():
         image = decoder.predict(torch.randn(2, 1000))
-    assert decoder.sizes == [4, 8, 16] and image.shape == (2, 3, 64, 64) and image.std() > 0
-    torch.testing.assert_close(image, pixels.resize(pixels.to_native(image, 16), 64), rtol=0, atol=1e-5)
+    assert decoder.sizes == [4, 8, 16, 32] and image.shape == (2, 3, 64, 64) and image.std() > 0
+    torch.testing.assert_close(image, pixels.resize(pixels.to_native(image, 32), 64), rtol=0, atol=1e-5)
 
 
 @pytest.mark.parametrize(
