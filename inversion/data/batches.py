@@ -54,15 +54,13 @@ class ImageSet(Dataset[Batch]):
 class Shuffle(Sampler[int]):
     """The training order, a function of (seed, epoch) alone, so that a resumed run repeats it.
 
-    With `flip`, half of the images, drawn anew each epoch, come mirrored: as index + `number`. Of several processes each gives
-    out every `processes`-th image from the `rank`-th on, all of them as many.
+    With `flip`, half of the images, drawn anew each epoch, come mirrored: as index + `number`.
     """
 
-    def __init__(self, number: int, seed: int, flip: bool, rank: int = 0, processes: int = 1) -> None:
+    def __init__(self, number: int, seed: int, flip: bool) -> None:
         self.number = number
         self.seed = seed
         self.flip = flip
-        self.rank, self.processes = rank, processes
         self.epoch = 0
 
     def set_epoch(self, epoch: int) -> None:
@@ -70,13 +68,12 @@ class Shuffle(Sampler[int]):
         self.epoch = epoch
 
     def __len__(self) -> int:
-        return self.number // self.processes
+        return self.number
 
     def __iter__(self) -> Iterator[int]:
         order = torch.randperm(self.number, generator=torch.Generator().manual_seed(hashed_seed(self.seed, self.epoch)))
         coin = random.Random(f"{self.seed} {self.epoch}")
-        all_of_them = [index + self.number * (self.flip and coin.getrandbits(1)) for index in order.tolist()]
-        return iter(all_of_them[self.rank :: self.processes][: len(self)])
+        return (index + self.number * (self.flip and coin.getrandbits(1)) for index in order.tolist())
 
 
 def hashed_seed(*parts: int) -> int:

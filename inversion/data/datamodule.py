@@ -36,7 +36,7 @@ class ImageDataModule(LightningDataModule, ABC):
     are normalised, and resized where a resized image is needed, on the device that trains.
 
     Args:
-        batch_size: of every loader; under DDP that of all devices together, and at least 2 on each.
+        batch_size: of every loader; at least 2.
         shuffle_seed: of the training order and the flips, which depend on it and the epoch alone.
         flip: whether each training image comes mirrored, left for right, in half of the epochs.
         native_size: side in pixels at which images are held; None takes the median shorter side of (a thousand of) the
@@ -200,37 +200,27 @@ class ImageDataModule(LightningDataModule, ABC):
 
     def train_dataloader(self) -> DataLoader[Batch]:
         """Shuffled, and with `flip` mirrored, anew each epoch. A last batch of one image is dropped."""
-        sampler = Shuffle(len(self.split.train), self.shuffle_seed, self.flip, *self._place)
-        if len(sampler) < 2:  # batch normalisation needs two
+        number = len(self.split.train)
+        if number < 2:  # batch normalisation needs two
             raise InputError("Training needs at least 2 images: give more data, or set fewer aside for validation.")
-        return self._loader("train", self._share, self._features, sampler=sampler, drop_last=len(sampler) % self._share == 1)
-
-    @property
-    def _share(self) -> int:
-        """Of a batch, one process's number of images."""
-        return max(2, self.batch_size // self._place[1])
-
-    @property
-    def _place(self) -> tuple[int, int]:
-        """This process's rank, and how many there are."""
-        return (0, 1) if self.trainer is None else (self.trainer.global_rank, self.trainer.world_size)
+        sampler = Shuffle(number, self.shuffle_seed, self.flip)
+        return self._loader("train", self._features, sampler=sampler, drop_last=number % self.batch_size == 1)
 
     def val_dataloader(self) -> DataLoader[Batch]:
-        rank, processes = self._place
-        return self._loader("val", self._share, self._features, sampler=range(rank, len(self.split.val), processes))
+        return self._loader("val", self._features)
 
     def test_dataloader(self) -> DataLoader[Batch]:
         return self.loader("test")
 
     def loader(self, part: str) -> DataLoader[Batch]:
-        """The images of `train`, `val` or `test` in the split's order, without features. All of them, under DDP too."""
-        return self._loader(part, self.batch_size, {})
+        """The images of `train`, `val` or `test` in the split's order, without features."""
+        return self._loader(part, {})
 
-    def _loader(self, part: str, size: int, features: Mapping[str, Tensor], **options: Any) -> DataLoader[Batch]:
+    def _loader(self, part: str, features: Mapping[str, Tensor], **options: Any) -> DataLoader[Batch]:
         images = ImageSet(self.images(part), self.split.labels(part), features.get(part), features.get(f"mirrored {part}"))
         # No workers: taking a batch out of a tensor is quicker than handing it between processes. And a generator of its own:
         # without one a loader would advance torch's at each start, and at another time in a resumed run.
-        return DataLoader(images, size, collate_fn=lambda batch: batch, generator=torch.Generator(), **options)
+        return DataLoader(images, self.batch_size, collate_fn=lambda batch: batch, generator=torch.Generator(), **options)
 
     def on_after_batch_transfer(self, batch: Batch, dataloader_idx: int) -> Batch:
         """Normalises the images, now on the device."""

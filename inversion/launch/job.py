@@ -59,9 +59,6 @@ def run_job(task: Callable[[DictConfig, Path], Any], cfg: DictConfig) -> float |
     folder = Path(hydra.runtime.output_dir)
     is_swept = not OmegaConf.is_missing(hydra.job, "num")
     raise_on_sigterm()
-    if os.environ.get("LOCAL_RANK", "0") != "0":
-        _run_beside_first(task, cfg, folder)
-        return None
     if is_swept:
         jobs = Path(hydra.sweep.dir) / JOBS_FOLDER
         jobs.mkdir(parents=True, exist_ok=True)
@@ -73,11 +70,6 @@ def run_job(task: Callable[[DictConfig, Path], Any], cfg: DictConfig) -> float |
     try:
         with locked(folder):
             (folder / FAILED_FILE).unlink(missing_ok=True)
-            if is_swept and OmegaConf.select(cfg, "trainer.strategy") not in (None, "auto"):
-                raise InputError(
-                    "trainer=ddp can't be part of a sweep, which each of its processes would start anew: give every job a GPU "
-                    "of its own with hydra/launcher=joblib or =submitit_slurm, or start one trainer=ddp run per layer."
-                )
             task(cfg, folder)
     except (KeyboardInterrupt, SystemExit) as error:
         interrupt = error.__context__ if isinstance(error, SystemExit) else error  # Lightning makes it a SystemExit
@@ -136,19 +128,6 @@ def _settle_in_worker() -> None:
         every = ",".join(map(str, range(torch.cuda.device_count())))  # counts without initialising CUDA
         devices = os.environ.get("CUDA_VISIBLE_DEVICES", every).split(",")
         os.environ["CUDA_VISIBLE_DEVICES"] = devices[(int(number) - 1) % len(devices)]
-
-
-def _run_beside_first(task: Callable[[DictConfig, Path], Any], cfg: DictConfig, folder: Path) -> None:
-    """In a process that Lightning has started for `trainer=ddp`: leaves folder and screen to the first, and ends with it."""
-    logging.disable(logging.WARNING)
-    _end_with_parent()
-    try:
-        task(cfg, folder)
-    except (KeyboardInterrupt, SystemExit):
-        pass
-    except (InputError, OSError) as error:
-        time.sleep(20)  # the first one may report it, and end this one
-        raise SystemExit(f"error: {sentence(error)}") from None
 
 
 def _end_with_parent() -> None:

@@ -7,14 +7,13 @@ from copy import copy
 import torch
 from omegaconf import OmegaConf
 from torch import Tensor
-from torchmetrics.functional.image import structural_similarity_index_measure
 
 from inversion.core import pixels
 from inversion.core.errors import InputError
 from inversion.data.datamodule import ImageDataModule
 from inversion.results import runs, trained
 from inversion.training.building import build
-from inversion.training.metrics import MAX_PSNR, mean_squared_errors
+from inversion.training.metrics import MAX_PSNR, mean_squared_errors, similarities
 
 BATCH = 64  # images that are encoded and decoded at once
 
@@ -116,8 +115,5 @@ def check_range(least: float, most: float = math.inf, **options: float | Sequenc
 def image_scores(truth: Tensor, reconstructions: Tensor) -> dict[str, Tensor]:
     """Each image's `mse`, `psnr` (dB) and `ssim`, (N,) each, at the native size: of (N, 3, n, n) in [0, 1]."""
     mse = (truth - reconstructions).square().mean(dim=(1, 2, 3))
-    ssim = [
-        structural_similarity_index_measure(a, b, data_range=1.0, reduction="none").reshape(len(a))  # type: ignore[union-attr]
-        for a, b in zip(reconstructions.split(BATCH), truth.split(BATCH), strict=True)
-    ]
-    return {"mse": mse, "psnr": (-10 * mse.log10()).clamp(max=MAX_PSNR), "ssim": torch.cat(ssim)}
+    (ssim,) = similarities([reconstructions], truth)
+    return {"mse": mse, "psnr": (-10 * mse.log10()).clamp(max=MAX_PSNR), "ssim": ssim}

@@ -48,9 +48,9 @@ def build(name: str, config: Mapping[str, Any], **arguments: Any) -> Any:
         raise InputError(f"The options of {name} can't be used ({reason}): see the comments over them in conf/.") from error
 
 
-def build_trainer(config: DictConfig, folder: Path, may_share: bool = False) -> Trainer:
-    """The trainer of a run in the folder, with the whole config's callbacks and without loggers; `may_share` allows several
-    devices. Raises InputError for options that can't be used.
+def build_trainer(config: DictConfig, folder: Path) -> Trainer:
+    """The trainer of a run in the folder, with the whole config's callbacks and without loggers. Raises InputError for
+    options that can't be used.
     """
     callbacks = [callback for callback in build("callbacks", config.callbacks).values() if callback is not None]
     names = {str(callback.filename) for callback in callbacks if isinstance(callback, MovableCheckpoint)} - {checkpoints.BEST}
@@ -66,16 +66,13 @@ def build_trainer(config: DictConfig, folder: Path, may_share: bool = False) -> 
         logger=False,
         callbacks=[SeededEpochs(config.seed), *callbacks],
         plugins=[checkpoints.AtomicCheckpoints()],
-        use_distributed_sampler=False,  # the datamodule's own shares out the images
-        sync_batchnorm=torch.cuda.is_available() and config.trainer.accelerator != "cpu",  # which torch has for GPUs
         default_root_dir=str(folder),
     )
-    if trainer.world_size > 1 and not may_share:
-        raise InputError("trainer.devices: this program trains on one device; leave it out.")
-    if trainer.world_size > 1 and config.trainer.get("strategy") != "ddp":
-        raise InputError("trainer.devices: choose trainer=ddp to train one run on several devices.")
-    if trainer.num_nodes > 1:
-        raise InputError("trainer.num_nodes: one run trains on one machine; start one run per layer on each instead.")
+    if trainer.world_size > 1:
+        raise InputError(
+            f"trainer.devices={config.trainer.devices}: a run trains on one device; hydra/launcher=joblib gives each run of a "
+            "sweep a GPU of its own."
+        )
     if trainer.max_epochs is None or trainer.max_epochs < 1:
         raise InputError(f"trainer.max_epochs={trainer.max_epochs} must be at least 1.")
     profiler: Any = trainer.profiler  # type: ignore[attr-defined]

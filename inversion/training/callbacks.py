@@ -39,15 +39,6 @@ class MovableCheckpoint(ModelCheckpoint):
         moved["best_k_models"] = {here(path): score for path, score in state_dict["best_k_models"].items()}
         super().load_state_dict({**state_dict, **moved, "dirpath": self.dirpath})
 
-    def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Forgets a best epoch after the one resumed from: what a GPU trains again comes out otherwise."""
-        super().on_train_start(trainer, pl_module)
-        best = Path(self.best_model_path)
-        if self.monitor and best.is_file():
-            epoch = torch.load(best, map_location="cpu", weights_only=True, mmap=True)["epoch"]
-            if epoch >= trainer.current_epoch:
-                self.best_k_models, self.best_model_score, self.best_model_path, self.kth_best_model_path = {}, None, "", ""
-
 
 class LastCheckpoint(MovableCheckpoint):
     """The state at the end of an epoch, from which a run can be resumed: after the first, the last, and any that ends at least
@@ -64,17 +55,12 @@ class LastCheckpoint(MovableCheckpoint):
         self.ended = {"epoch": trainer.current_epoch, "loop": trainer.fit_loop.state_dict()}
 
     def on_train_epoch_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        if trainer.strategy.broadcast(time.monotonic() - self.saved >= self.seconds):  # all processes save, or none
+        if time.monotonic() - self.saved >= self.seconds:
             self._save(trainer, pl_module)
         self.ended = {}
 
     def on_train_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         self._save(trainer, pl_module)
-
-    def on_exception(self, trainer: Trainer, pl_module: LightningModule, exception: BaseException) -> None:
-        alone = trainer.world_size == 1  # others may be elsewhere, and never come to save
-        if alone and self.ended and isinstance(exception, KeyboardInterrupt) and trainer.current_epoch > self.ended["epoch"]:
-            self._save(trainer, pl_module)
 
     def _save(self, trainer: Trainer, pl_module: LightningModule) -> None:
         if self.ended:
@@ -93,8 +79,8 @@ class LastCheckpoint(MovableCheckpoint):
 
 
 class SeededEpochs(Callback):
-    """Random numbers used in training, as dropout's, depend on the run's seed and the epoch alone (and under DDP on the
-    process), so that a resumed run repeats them. Counts the run's seconds, without the time between a stop and its resumption.
+    """Random numbers used in training, as dropout's, depend on the run's seed and the epoch alone, so that a resumed
+    run repeats them. Counts the run's seconds, without the time between a stop and its resumption.
     """
 
     def __init__(self, seed: int) -> None:
@@ -112,8 +98,7 @@ class SeededEpochs(Callback):
         self.before = state_dict["seconds"]
 
     def on_train_epoch_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        rank = [trainer.global_rank] if trainer.global_rank else []
-        seed_everything(hashed_seed(self.seed, trainer.current_epoch, *rank), verbose=False)
+        seed_everything(hashed_seed(self.seed, trainer.current_epoch), verbose=False)
 
 
 class FiniteLoss(Callback):
@@ -151,7 +136,7 @@ class ReconstructionGrid(Callback):
     def on_validation_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         epoch, epochs = trainer.current_epoch + 1, trainer.max_epochs or 1
         is_due = epoch == epochs or epoch % math.ceil(epochs / self.times) == 0
-        if trainer.sanity_checking or not is_due or not trainer.is_global_zero or not trainer.loggers:
+        if trainer.sanity_checking or not is_due or not trainer.loggers:
             return
         _, originals = trainer.datamodule.samples("val", self.images)  # type: ignore[attr-defined]
         columns = [pixels.to_display(originals), *columns_of(pl_module, originals).values()]
@@ -210,8 +195,8 @@ class ImagesPerSecond(Callback):
         if trainer.is_last_batch:
             if pl_module.device.type != "cpu":
                 torch.accelerator.synchronize()
-            rate = self.images / (time.perf_counter() - self.started)  # this process's, to be added to the others'
-            pl_module.log("train/images_per_second", rate, on_step=False, on_epoch=True, reduce_fx="sum", sync_dist=True)
+            rate = self.images / (time.perf_counter() - self.started)
+            pl_module.log("train/images_per_second", rate, on_step=False, on_epoch=True, batch_size=1)
 
 
 class Progress(TQDMProgressBar):

@@ -4,7 +4,7 @@ import logging
 import warnings
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import lightning
 from lightning import Callback, LightningModule, Trainer
@@ -12,7 +12,7 @@ from lightning.pytorch.callbacks import LambdaCallback, LearningRateMonitor
 from lightning.pytorch.profilers import PassThroughProfiler
 from lightning.pytorch.utilities.exceptions import MisconfigurationException
 from omegaconf import DictConfig
-from torch import distributed, nn
+from torch import nn
 
 from inversion.core.errors import InputError
 from inversion.core.files import free_bytes
@@ -50,7 +50,6 @@ def fit(
     program: str,
     test: bool = True,
     before: Callable[[Trainer, LightningModule], None] | None = None,
-    may_share: bool = False,
     may_grow: Sequence[str] = (),
 ) -> Fitted | None:
     """Trains what `build_module` gives, or resumes it from the folder's last checkpoint, and loads its best weights. Returns
@@ -58,9 +57,9 @@ def fit(
     (test images too, if `test` says that they will be used), a folder with another run, a full disk.
 
     `build_module` is called once the data are on disk, `before` just before the fit. `program` stands in `provenance.json`;
-    `may_share` allows several devices; the options `may_grow` may differ when the run is resumed.
+    the options `may_grow` may differ when the run is resumed.
     """
-    trainer = build_trainer(cfg, folder, may_share)
+    trainer = build_trainer(cfg, folder)
     datamodule.prepare_data()
     module = build_module(trainer)
     metadata = checkpoints.metadata(cfg, trainer.precision, datamodule, module)
@@ -76,10 +75,9 @@ def fit(
     check_disk_space(folder, module)
     split, device = datamodule.split, trainer.strategy.root_device
     log.info(f"{len(split.train)} train, {len(split.val)} val, {len(split.test)} test images of {len(split.classes)} classes")
-    if trainer.is_global_zero:
-        split.save(folder / "split.json")
-        parts = ("train", "val", "test") if test else ("train", "val")
-        write_provenance(folder, provenance(device), program, metadata, datamodule, parts, resumed=resumed is not None)
+    split.save(folder / "split.json")
+    parts = ("train", "val", "test") if test else ("train", "val")
+    write_provenance(folder, provenance(device), program, metadata, datamodule, parts, resumed=resumed is not None)
     if resumed:
         log.info(f"Resuming from {last}")
     is_trial = bool(trainer.fast_dev_run)  # type: ignore[attr-defined]
@@ -91,12 +89,15 @@ def fit(
     callbacks.append(LambdaCallback(on_save_checkpoint=lambda *args: args[-1].update({checkpoints.METADATA: metadata})))
     if before is not None:
         before(trainer, module)
-    _fit(trainer, module, datamodule=datamodule, ckpt_path=last if resumed else None, weights_only=True)
+    try:
+        trainer.fit(module, datamodule=datamodule, ckpt_path=last if resumed else None, weights_only=True)
+    except MisconfigurationException as error:
+        raise InputError(" ".join(str(error).split())) from error
     if not isinstance(trainer.profiler, PassThroughProfiler):  # type: ignore[attr-defined]
         for path in sorted(folder.glob("fit-profile*.txt")):  # to which Lightning writes the report
             log.info(f"{path.read_text()}\nProfile  {path}")
     best_epoch = None
-    if trainer.is_global_zero and best.is_file() and not is_trial:
+    if best.is_file() and not is_trial:
         content = checkpoints.read(best)
         module.load_state_dict(content["state_dict"])
         best_epoch = content["epoch"] + 1
@@ -132,19 +133,3 @@ def check_disk_space(folder: Path, trained: nn.Module) -> None:
             f"The output folder {folder} has {free >> 20} MiB free, and this run needs {needed >> 20}: free some, or give "
             "another hydra.run.dir (hydra.sweep.dir for a sweep)."
         )
-
-
-def _fit(trainer: Trainer, module: LightningModule, **options: Any) -> None:
-    """`trainer.fit`, after which no process waits for another: if one fails, those that it started end with it."""
-    try:
-        trainer.fit(module, **options)
-    except BaseException as error:
-        for process in getattr(trainer.strategy.launcher, "procs", []):
-            process.kill()
-            process.wait()
-            process.returncode = 0  # or Lightning would kill this process as well, before it has said what went wrong
-        if isinstance(error, MisconfigurationException):
-            raise InputError(" ".join(str(error).split())) from error
-        raise
-    if distributed.is_available() and distributed.is_initialized():
-        distributed.destroy_process_group()

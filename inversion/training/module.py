@@ -87,12 +87,12 @@ class InversionModule(LightningModule):
         return self.loss(pixels.resize(prediction, pixels.INPUT_SIZE), pixels.resize(target, pixels.INPUT_SIZE))
 
     def _log_loss(self, stage: str, loss: Tensor, batch: Batch) -> None:
-        options = {"on_step": False, "on_epoch": True, "batch_size": len(batch.images), "sync_dist": True}
+        options = {"on_step": False, "on_epoch": True, "batch_size": len(batch.images)}
         self.log(f"{stage}/loss", loss, prog_bar=True, **options)  # type: ignore[arg-type]
 
     def _flow_loss(self, stage: str, features: Tensor, batch: Batch, batch_idx: int) -> Tensor:
         loss = self.decoder.flow_loss(features, batch.images, batch_idx == 0)  # type: ignore[operator]
-        self.log(f"{stage}/flow_loss", loss, on_step=False, on_epoch=True, batch_size=len(batch.images), sync_dist=True)
+        self.log(f"{stage}/flow_loss", loss, on_step=False, on_epoch=True, batch_size=len(batch.images))
         return loss
 
     def training_step(self, batch: Batch, batch_idx: int) -> Tensor:

@@ -38,12 +38,12 @@ def train(cfg: DictConfig, folder: Path) -> dict[str, Any] | None:
     """Trains the decoder of one layer in the folder, or resumes it there, scores it, and writes the files that docs/running.md
     lists. `cfg` is `conf/config.yaml`, composed by Hydra: by a program, or in a notebook by `hydra.compose`.
 
-    Returns the content of `metrics.json`; None if the folder holds the finished run already, in a process beside the first of
-    `trainer=ddp`, and after `+trainer.fast_dev_run=true`. Raises InputError for a mistake of the user's.
+    Returns the content of `metrics.json`; None if the folder holds the finished run already, and
+    after `+trainer.fast_dev_run=true`. Raises InputError for a mistake of the user's.
     """
     folder = Path(folder).absolute()
     fitted = fit_decoder(cfg, folder)
-    if fitted is None or not fitted.trainer.is_global_zero:
+    if fitted is None:
         return None
     if fitted.trainer.fast_dev_run:  # type: ignore[attr-defined]
         log.info("trainer.fast_dev_run: a batch was trained and one validated; nothing was saved or scored.")
@@ -77,21 +77,21 @@ def fit_decoder(cfg: DictConfig, folder: Path, kind: type[InversionModule] = Inv
         weights = sum(parameter.numel() for parameter in module.decoder.parameters())
         log.info(
             f"{type(module.decoder).__name__} of {weights:,} weights for features of shape {list(encoder.feature_shape)}, "
-            f"trained in {trainer.precision} on {trainer.world_size} x {trainer.strategy.root_device.type}"
+            f"trained in {trainer.precision} on {trainer.strategy.root_device.type}"
         )
         return module
 
     def encode_once(trainer: Trainer, module: LightningModule) -> None:
-        """Caches the features of all layers of a sweep in one pass; of several processes, before the others are started."""
+        """Caches the features of all layers of a sweep in one pass."""
         own, device = cfg.layer.name, trainer.strategy.root_device
         others = [layer for layer in os.environ.get(SWEPT_LAYERS, "").split() if layer in TAPS and layer != own]
-        if (others or trainer.world_size > 1) and datamodule.lacks_features(encoder):
+        if others and datamodule.lacks_features(encoder):
             deepest = build("encoder", cfg.encoder, layer=max([own, *others], key=list(TAPS).index))
             datamodule.use_features(deepest.to(device), [own, *others], device)
 
-    options: dict[str, Any] = {"test": cfg.test, "before": encode_once, "may_share": True, "may_grow": MAY_GROW}
+    options: dict[str, Any] = {"test": cfg.test, "before": encode_once, "may_grow": MAY_GROW}
     fitted = fit(cfg, folder, datamodule, module_of, program="train.py", **options)
-    if fitted and fitted.best_epoch is None and fitted.trainer.is_global_zero and not fitted.trainer.fast_dev_run:  # type: ignore
+    if fitted and fitted.best_epoch is None and not fitted.trainer.fast_dev_run:  # type: ignore
         log.info("No epoch was validated: the last weights stand for the best.")
         fitted.trainer.save_checkpoint(path_of(folder, BEST))
     return fitted

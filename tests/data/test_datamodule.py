@@ -54,17 +54,6 @@ def test_neighbouring_seeds_and_epochs_have_unrelated_orders():
     assert len({order(seed, epoch) for seed in range(4) for epoch in range(4)}) == 16
 
 
-def test_processes_share_the_order():
-    def order(rank, processes):
-        shuffle = Shuffle(17, 0, True, rank, processes)
-        shuffle.set_epoch(2)
-        return list(shuffle)
-
-    whole, shares = order(0, 1), [order(rank, 3) for rank in range(3)]
-    assert [len(share) for share in shares] == [5, 5, 5]
-    assert [index for together in zip(*shares, strict=True) for index in together] == whole[:15]
-
-
 def test_a_last_batch_of_one_is_dropped(synthetic_root):
     data = TinyImageNet(str(synthetic_root), classes=3, val_per_class=2, batch_size=11)
     assert [len(batch.images) for batch in data.train_dataloader()] == [11]

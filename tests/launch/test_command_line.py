@@ -154,7 +154,7 @@ def test_impossible_values(quick, one_line, tmp_path):
         ("trainer", ["callbacks.best.filename=other"], "callbacks.best"),
         ("trainer", ["callbacks.grid.images=0"], "callbacks.grid.images=0"),
         ("trainer", ["trainer.accelerator=abacus"], "trainer"),
-        ("trainer", ["trainer.devices=2", "trainer.accelerator=cpu"], "choose trainer=ddp"),
+        ("trainer", ["trainer.devices=2", "trainer.accelerator=cpu"], "trainer.devices=2"),
         ("trainer", ["trainer.precision=bf16-true"], "bf16-mixed"),
         ("encoder", ["encoder.weights=random", "encoder.input_stats=mine"], "encoder.input_stats=mine"),
         ("decoder", ["layer=fc8", "decoder.hidden=0"], "decoder.hidden=0"),
@@ -176,7 +176,7 @@ def test_values_that_a_part_refuses(group, options, expected, one_line, tmp_path
         return SimpleNamespace(configure_optimizers=configure_optimizers)
 
     builders = {
-        "trainer": lambda: building.build_trainer(config, tmp_path, may_share=True),
+        "trainer": lambda: building.build_trainer(config, tmp_path),
         "decoder": lambda: building.build_decoder(config.decoder, encoder, 64),
         "standardize": lambda: building.build_standardize(config, encoder),
         "optimizer": lambda: building.build_module(module, config, encoder, 64),

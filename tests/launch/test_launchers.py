@@ -14,7 +14,6 @@ import weakref
 import pytest
 from conftest import REPOSITORY, Outcome, run_command, run_experiment, run_train
 from killing import WALL_CLOCK, differences
-from test_ddp import start
 
 from inversion.core.errors import InputError
 from inversion.core.files import is_locked
@@ -26,6 +25,13 @@ JOBS = ("conv5_seed-0", "conv5_seed-1")
 def run(task, *arguments):
     """A program of this task and train.py's options."""
     return run_command("train.py", lambda: command_line.run(task), arguments)
+
+
+def start(arguments, log):
+    environment = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": str(REPOSITORY)}
+    command = [sys.executable, str(REPOSITORY / "train.py"), *arguments]
+    with log.open("a") as file:
+        return subprocess.Popen(command, stdout=file, stderr=subprocess.STDOUT, env=environment)
 
 
 def until(condition, seconds=200, process=None):

@@ -52,18 +52,6 @@ def test_a_moved_run_still_knows_its_best(tmp_path):
     assert new.best_model_score == 0.25 and new.best_k_models == {path: torch.tensor(0.25)}
 
 
-@pytest.mark.parametrize(("epoch", "known"), [(3, True), (5, False)])
-def test_a_best_epoch_of_a_branch_that_is_thrown_away_is_forgotten(tmp_path, epoch, known):
-    """Resumed from epoch 4, a run on a GPU may take another way than the one that led to a best epoch 5."""
-    path = tmp_path / "best.ckpt"
-    torch.save({"epoch": epoch, "state_dict": {}}, path)
-    callback = MovableCheckpoint(dirpath=tmp_path, filename="best", monitor="val/loss")
-    callback.best_model_path, callback.best_model_score = str(path), torch.tensor(0.25)
-    callback.best_k_models = {str(path): torch.tensor(0.25)}
-    callback.on_train_start(SimpleNamespace(current_epoch=5), None)
-    assert bool(callback.best_k_models) == known and (callback.best_model_score is not None) == known
-
-
 def test_seconds_add_up_over_a_runs_processes():
     first, second = SeededEpochs(0), SeededEpochs(0)
     first.started -= 100

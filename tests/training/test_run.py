@@ -197,14 +197,14 @@ def test_a_disk_that_fills_up_leaves_a_run_that_can_go_on(quick, tmp_path, monke
 
 
 def test_a_failed_job_takes_nothing_with_it(quick, tmp_path):
-    """conv5 has four sizes and fc8 five, so these depths fit conv5 alone."""
-    options = ["layer=fc8,conv5", "decoder.depth=[1,1,1,0]", "trainer.max_epochs=1"]
+    """conv2 has three sizes and conv5 four, so these depths fit conv5 alone."""
+    options = ["layer=conv2,conv5", "decoder.depth=[1,1,1,0]", "trainer.max_epochs=1"]
     outcome = run_train("-m", *quick, *options, f"hydra.sweep.dir={tmp_path}")
     assert outcome.code == 1
-    assert "fc8" in outcome.said and "decoder.depth" in outcome.said and "conv5 (" not in outcome.said
+    assert "conv2" in outcome.said and "decoder.depth" in outcome.said and "conv5 (" not in outcome.said
     assert [row["layer"] for row in csv.DictReader((tmp_path / "metrics.csv").open())] == ["conv5"]
     assert (tmp_path / "samples.png").is_file()
-    assert "decoder.depth" in (tmp_path / "fc8" / "failed.txt").read_text()
+    assert "decoder.depth" in (tmp_path / "conv2" / "failed.txt").read_text()
 
 
 @pytest.mark.slow  # tests/launch/test_launchers.py does it with a model of its own
