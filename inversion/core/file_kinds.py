@@ -22,7 +22,6 @@ KINDS = {
     rb"Rar!": "a RAR archive",
     rb"\x28\xb5\x2f\xfd": "compressed with Zstandard",
     rb"\x89HDF": "an HDF5 file, as Keras writes",
-    rb"\x08\x01\x12|.{4}TFL3": "a TensorFlow model",
     rb"\x08[\x02-\x0f]\x12": "an ONNX model",
     rb"\x93NUMPY": "a NumPy array",
     rb"PAR1": "a Parquet table",

@@ -132,11 +132,6 @@ def is_locked(folder: Path) -> bool:
         return True
 
 
-def free_bytes(folder: Path) -> int:
-    """Free space of the disk that the folder is on, or will be on once it exists."""
-    return shutil.disk_usage(next(path for path in (folder.absolute(), *folder.absolute().parents) if path.exists())).free
-
-
 def expand(path: str | Path) -> Path:
     """The path with `~` replaced by the home folder; the path of an unknown user is left as it is."""
     return Path(os.path.expanduser(path))  # noqa: PTH111 - Path.expanduser raises for unknown users

@@ -58,9 +58,7 @@ class Shuffle(Sampler[int]):
     """
 
     def __init__(self, number: int, seed: int, flip: bool) -> None:
-        self.number = number
-        self.seed = seed
-        self.flip = flip
+        self.number, self.seed, self.flip = number, seed, flip
         self.epoch = 0
 
     def set_epoch(self, epoch: int) -> None:

@@ -10,6 +10,7 @@ import json
 import logging
 import math
 import os
+import shutil
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from hashlib import sha256
@@ -21,7 +22,7 @@ import torch
 from torch import Tensor
 
 from inversion.core.errors import InputError
-from inversion.core.files import PARTIAL, free_bytes, lock
+from inversion.core.files import PARTIAL, lock
 
 log = logging.getLogger(__name__)
 
@@ -85,7 +86,8 @@ class Cache:
         """Whether the disk holds those of the entries that aren't there yet."""
         needed = sum(entry.nbytes for entry in self._missing(entries))
         left = sum(path.stat().st_blocks * 512 for path in self._partial())  # goes before anything is made
-        return not needed or free_bytes(self.folder) + left > needed + SPARE
+        place = next(path for path in (self.folder.absolute(), *self.folder.absolute().parents) if path.exists())
+        return not needed or shutil.disk_usage(place).free + left > needed + SPARE
 
     def _partial(self) -> list[Path]:
         return list(self.folder.glob(f"*{PARTIAL}"))

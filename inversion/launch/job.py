@@ -10,7 +10,6 @@ import re
 import signal
 import sys
 import threading
-import time
 import uuid
 import warnings
 from collections.abc import Callable
@@ -119,24 +118,11 @@ def _how_to_resume(folder: Path) -> str | None:
 
 
 def _settle_in_worker() -> None:
-    """In the n-th process that joblib has started to run jobs: uses the n-th GPU alone, and ends with the launcher."""
+    """In the n-th process that joblib has started to run jobs: uses the n-th GPU alone."""
     number = multiprocessing.current_process().name.partition("LokyProcess-")[2]
     if number:
         import torch
 
-        _end_with_parent()
         every = ",".join(map(str, range(torch.cuda.device_count())))  # counts without initialising CUDA
         devices = os.environ.get("CUDA_VISIBLE_DEVICES", every).split(",")
         os.environ["CUDA_VISIBLE_DEVICES"] = devices[(int(number) - 1) % len(devices)]
-
-
-def _end_with_parent() -> None:
-    """Ends this process soon after the one that started it, even if that one was killed, so that its folder is free."""
-    parent = os.getppid()
-
-    def watch() -> None:
-        while os.getppid() == parent:
-            time.sleep(1)
-        os._exit(1)
-
-    threading.Thread(target=watch, daemon=True).start()

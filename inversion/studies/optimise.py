@@ -7,7 +7,6 @@ resembles nothing matches the features as well. It is compared with the run's de
 time.
 """
 
-import logging
 import time
 from pathlib import Path
 
@@ -16,15 +15,10 @@ from torch import Tensor
 from tqdm import tqdm
 
 from inversion.core import pixels
-from inversion.core.errors import InputError
-from inversion.core.files import save_atomic
 from inversion.encoders.alexnet import Encoder
-from inversion.results.trained import TrainedRun
 from inversion.studies.result import Result, samples
 from inversion.studies.subject import Subject, check_range
 from inversion.training.metrics import mean_squared_errors
-
-log = logging.getLogger(__name__)
 
 
 def total_variation(images: Tensor, beta: float) -> Tensor:
@@ -62,45 +56,27 @@ def invert(
     return pixels.resize(images.detach().clamp(-1, 1), pixels.INPUT_SIZE)
 
 
-def optimised(run: TrainedRun, inputs: Tensor, path: Path, part: str, **options: float) -> tuple[Tensor, float]:
-    """The optimised images, (N, 3, 227, 227) in [-1, 1], and the seconds an image took: computed and saved, or loaded from the
-    file. Raises InputError: it was made with other options.
-    """
-    made_with = {**options, "part": part, "shown": len(inputs), **{key: run.metadata[key] for key in ("encoder", "split")}}
-    if not path.is_file():
-        before = time.perf_counter()
-        noise = starting_noise(len(inputs), run.native_size).to(run.device)
-        images = invert(run.encoder, run.encode(inputs.to(run.device)), noise, **options).cpu()  # type: ignore[arg-type]
-        seconds = (time.perf_counter() - before) / len(inputs)
-        save_atomic(path, {"images": images, "seconds": seconds, "options": made_with})
-    content = torch.load(path, weights_only=True)
-    if content["options"] != made_with:
-        raise InputError(f"{path} was made with other options: give another hydra.run.dir.")
-    return content["images"], content["seconds"]
-
-
 def optimise(subject: Subject, folder: Path, shown: int, **options: float) -> Result:
     check_range(1, shown=shown, steps=options["steps"])
     check_range(0, **options)
-    log.info(f"Images   {folder}/images: if interrupted, the same command with the same hydra.run.dir resumes from those.")
     inputs = subject.samples(shown)
     columns = {"Original": inputs}
     rows: list[dict[str, object]] = []
     findings = []
     for title, run in subject.runs.items():
-        path = folder / "images" / f"{title.replace('/', '-')}.pt"
-        found, seconds = optimised(run, inputs, path, subject.part, **options)
-        wanted = run.encode(inputs)
-        before = time.perf_counter()
-        decoded = run.decode(wanted)
-        quick = (time.perf_counter() - before) / len(inputs)
+        wanted, noise = run.encode(inputs.to(run.device)), starting_noise(len(inputs), run.native_size).to(run.device)
+        begun = time.perf_counter()
+        decoded = run.decode(wanted).cpu()
+        between = time.perf_counter()
+        found = invert(run.encoder, wanted, noise, **options).cpu()  # type: ignore[arg-type]
+        times = ((between - begun) / len(inputs), (time.perf_counter() - between) / len(inputs))
         parts = []
-        for name, images, needed in (("decoder", decoded, quick), ("optimisation", found, seconds)):
+        for name, images, seconds in zip(("decoder", "optimisation"), (decoded, found), times, strict=True):
             columns[f"{title}, {name}"] = images
-            mse, match = mean_squared_errors(images, inputs), distances(run.encode(images), wanted).sqrt()
+            mse, match = mean_squared_errors(images, inputs), distances(run.encode(images), wanted.cpu()).sqrt()
             for i in range(len(inputs)):
-                numbers = {"mse": float(mse[i]), "feature_error": float(match[i]), "seconds": needed}
+                numbers = {"mse": float(mse[i]), "feature_error": float(match[i]), "seconds": seconds}
                 rows.append({"run": title, "method": name, "image": i, **numbers})
-            parts.append(f"{name} MSE {mse.mean():.4f}, features' error {match.mean():.3f}, {needed:.3g} s an image")
+            parts.append(f"{name} MSE {mse.mean():.4f}, features' error {match.mean():.3f}, {seconds:.3g} s an image")
         findings.append(f"{title}: {'; '.join(parts)}.")
     return Result({"samples": samples(columns)}, rows, findings)

@@ -12,10 +12,8 @@ from lightning.pytorch.callbacks import LambdaCallback, LearningRateMonitor
 from lightning.pytorch.profilers import PassThroughProfiler
 from lightning.pytorch.utilities.exceptions import MisconfigurationException
 from omegaconf import DictConfig
-from torch import nn
 
 from inversion.core.errors import InputError
-from inversion.core.files import free_bytes
 from inversion.data.datamodule import ImageDataModule
 from inversion.training import checkpoints
 from inversion.training.building import build_loggers, build_trainer
@@ -54,7 +52,7 @@ def fit(
 ) -> Fitted | None:
     """Trains what `build_module` gives, or resumes it from the folder's last checkpoint, and loads its best weights. Returns
     None if the folder holds this run, finished. Raises InputError for options that can't be used, data that can't be read
-    (test images too, if `test` says that they will be used), a folder with another run, a full disk.
+    (test images too, if `test` says that they will be used), a folder with another run.
 
     `build_module` is called once the data are on disk, `before` just before the fit. `program` stands in `provenance.json`;
     the options `may_grow` may differ when the run is resumed.
@@ -72,7 +70,6 @@ def fit(
     datamodule.setup("fit")
     if test:
         datamodule.images("test")
-    check_disk_space(folder, module)
     split, device = datamodule.split, trainer.strategy.root_device
     log.info(f"{len(split.train)} train, {len(split.val)} val, {len(split.test)} test images of {len(split.classes)} classes")
     split.save(folder / "split.json")
@@ -122,14 +119,3 @@ def start(seed: int) -> None:
     ):
         warnings.filterwarnings("ignore", message=message)
     lightning.seed_everything(seed, workers=True, verbose=False)
-
-
-def check_disk_space(folder: Path, trained: nn.Module) -> None:
-    """Raises InputError unless there is room for the best checkpoint and twice the last one, which has Adam's two moments."""
-    weights = sum(parameter.nbytes for parameter in trained.parameters())
-    needed, free = 7 * weights + (20 << 20), free_bytes(folder)
-    if free < needed:
-        raise InputError(
-            f"The output folder {folder} has {free >> 20} MiB free, and this run needs {needed >> 20}: free some, or give "
-            "another hydra.run.dir (hydra.sweep.dir for a sweep)."
-        )

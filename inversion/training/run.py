@@ -89,8 +89,7 @@ def fit_decoder(cfg: DictConfig, folder: Path, kind: type[InversionModule] = Inv
             deepest = build("encoder", cfg.encoder, layer=max([own, *others], key=list(TAPS).index))
             datamodule.use_features(deepest.to(device), [own, *others], device)
 
-    options: dict[str, Any] = {"test": cfg.test, "before": encode_once, "may_grow": MAY_GROW}
-    fitted = fit(cfg, folder, datamodule, module_of, program="train.py", **options)
+    fitted = fit(cfg, folder, datamodule, module_of, program="train.py", test=cfg.test, before=encode_once, may_grow=MAY_GROW)
     if fitted and fitted.best_epoch is None and not fitted.trainer.fast_dev_run:  # type: ignore
         log.info("No epoch was validated: the last weights stand for the best.")
         fitted.trainer.save_checkpoint(path_of(folder, BEST))

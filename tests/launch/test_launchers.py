@@ -146,22 +146,6 @@ def test_the_folder_of_another_run_is_left_alone(tmp_path, one_line):
     assert outcomes[0].returncode == 1 and "is in use by another run" in one_line(outcomes[0].stderr)
 
 
-@pytest.mark.slow
-def test_joblibs_workers_end_with_a_launcher_that_is_killed(tmp_path):
-    """So that the same command can resume the jobs."""
-    code = (
-        "import sys, time\nfrom inversion.launch import command_line\n"
-        "def task(cfg, folder):\n    (folder / 'begun').touch(); time.sleep(300)\n"
-        "command_line.run(task)"
-    )
-    arguments = ["-m", "seed=0,1", "hydra/launcher=joblib", "hydra.launcher.n_jobs=2", f"hydra.sweep.dir={tmp_path}"]
-    process = subprocess.Popen([sys.executable, "-c", code, *arguments], cwd=REPOSITORY)
-    until(lambda: all((tmp_path / name / "begun").exists() for name in JOBS), process=process)
-    assert all(is_locked(tmp_path / name) for name in JOBS)
-    process.kill()
-    until(lambda: not any(is_locked(tmp_path / name) for name in JOBS), 10)
-
-
 @pytest.mark.parametrize(
     ("process", "visible", "gpus", "expected"),
     [
@@ -175,7 +159,6 @@ def test_joblibs_workers_end_with_a_launcher_that_is_killed(tmp_path):
 )
 def test_each_of_joblibs_processes_has_a_gpu_of_its_own(monkeypatch, process, visible, gpus, expected):
     monkeypatch.setattr(job.multiprocessing.current_process(), "name", process)
-    monkeypatch.setattr(job, "_end_with_parent", lambda: None)
     monkeypatch.setattr("torch.cuda.device_count", lambda: gpus)
     monkeypatch.delenv("CUDA_VISIBLE_DEVICES")
     if visible is not None:

@@ -129,12 +129,6 @@ def test_another_training_is_not_continued(trained, options, tmp_path, one_line,
     assert done.code == 1 and expected in one_line(done.said)
 
 
-def test_a_full_output_folder_is_told_before_the_training(options, tmp_path, one_line, monkeypatch):
-    monkeypatch.setattr(shutil, "disk_usage", lambda path: shutil._ntuple_diskusage(10**12, 10**12 - 10**7, 10**7))
-    outcome = run_experiment("train_encoder", *options, "data.cache=null", f"hydra.run.dir={tmp_path / 'out'}")
-    assert outcome.code != 0 and "MiB free, and this run needs" in one_line(outcome.said)
-
-
 def test_it_learns(synthetic_root):
     """A few images by heart."""
     from inversion.data.tiny_imagenet import TinyImageNet
