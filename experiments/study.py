@@ -1,4 +1,4 @@
-"""What do finished runs show? Runs the studies of inversion/studies/, all of them or those named, and writes one page.
+"""What do finished runs show? Runs the studies of inversion/studies/, by default all but `samples`, and writes one page.
 
 python experiments/study.py runs=outputs/<sweep>
 python experiments/study.py runs=outputs/<sweep> study=frequency

@@ -10,7 +10,7 @@ from inversion.core.errors import InputError
 
 
 class Decoder(nn.Module, ABC):
-    """A network that predicts images at its own working size; called, it clamps them and resizes them as the originals were.
+    """A network that predicts images of any size; called, it clamps them and resizes them as the originals were.
 
     A decoder of your own takes these three arguments and its options, and defines `predict`: one image's features, (C, H, W)
     or (D,), and the sides in pixels of the images as the data holds them and of the reconstruction. Options that don't fit
@@ -24,7 +24,7 @@ class Decoder(nn.Module, ABC):
 
     @abstractmethod
     def predict(self, features: Tensor) -> Tensor:
-        """Features (B, *feature_shape) -> images (B, 3, s, s) at the working size s, around [-1, 1] and not clamped."""
+        """Features (B, *feature_shape) -> images (B, 3, s, s) of any size s, around [-1, 1] and not clamped."""
 
     def predictions(self, features: Tensor) -> list[Tensor]:
         """The images whose mean `predict` gives, each (B, 3, s, s). Training minimises the mean of their losses."""

@@ -1,4 +1,4 @@
-"""The default decoder, which works at the data's own resolution."""
+"""The default decoder, which works at the data's own resolution or below."""
 
 import math
 from collections.abc import Sequence
@@ -13,11 +13,11 @@ from inversion.decoders.base import Decoder, check_number, check_numbers
 
 class CompactDecoder(Decoder):
     """Resize-convolutions (Odena et al. 2016, doi 10.23915/distill.00003) from the features' own grid to the data's own
-    resolution: no weight or time goes into interpolated pixels, little into large maps, and no checkerboards appear. Feature
-    maps are brought to `channels[0]` by a 1x1 convolution; vectors pass through hidden layers (batch normalisation,
-    LeakyReLU, dropout) and a linear one to a 4x4 map. Each size then has `depth` residual convolutions (batch normalisation,
-    LeakyReLU); between sizes a 1x1 convolution changes the channels and a bilinear resize the side. The last convolution is
-    linear.
+    resolution, or a share of it: no weight or time goes into interpolated pixels, little into large maps, and no checkerboards
+    appear. Feature maps are brought to `channels[0]` by a 1x1 convolution; vectors pass through hidden layers (batch
+    normalisation, LeakyReLU, dropout) and a linear one to a 4x4 map. Each size then has `depth` residual convolutions (batch
+    normalisation, LeakyReLU); between sizes a 1x1 convolution changes the channels and a bilinear resize the side. The last
+    convolution is linear.
 
     Args:
         channels: one width per size, smallest size first. Those before the last are evenly spaced, on a logarithmic scale,

@@ -1,7 +1,7 @@
 """Losses: (prediction, target), both float images around [-1, 1], to a scalar.
 
 Any callable works, such as torch's own, and gets both at the input's size, (B, 3, 227, 227). One with `resizes = True` gets
-the prediction at the decoder's working size and the target at the native one, and resizes them itself, as all of these do.
+the prediction as `Decoder.predict` gives it and the target at the native size, and resizes them itself, as these do.
 """
 
 from abc import ABC, abstractmethod

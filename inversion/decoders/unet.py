@@ -20,8 +20,8 @@ class UNet(nn.Module):
     pixels become channels, so that the largest maps have about 32 pixels a side; each further size is half the one before.
 
     Args:
-        feature_shape: of one image's features. Maps are brought to `condition` channels and added where they lie, at each
-            size; the mean of each and vectors join the time's embedding; vectors make a 4x4 map too.
+        feature_shape: of one image's features. Maps, and the 4x4 map that vectors make, are brought to `condition` channels
+            and added where they lie, at each size; averaged to 4x4, they also join the time's embedding by a linear layer.
         channels: one width per size, largest size first, multiples of 8.
         depth: residual blocks at each size on the way down, and again on the way up.
         embedding: width of the embedding of time and features.

@@ -61,7 +61,7 @@ class TrainedRun(nn.Module):
 
     @torch.no_grad()
     def predict(self, features: Tensor) -> Tensor:
-        """Features (B, *feature_shape), not standardised -> images (B, 3, s, s) at the decoder's working size, unclamped."""
+        """Features (B, *feature_shape), not standardised -> images (B, 3, s, s) as the decoder predicts them, unclamped."""
         return self.decoder.predict(self.standardize(features.to(self.device))).to(features.device)
 
     @torch.no_grad()

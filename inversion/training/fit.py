@@ -1,4 +1,4 @@
-"""What every training goes through in its folder: trainer, metadata, finished or resumed, disk, loggers, fit."""
+"""What every training goes through in its folder: trainer, metadata, finished or resumed, loggers, fit."""
 
 import logging
 import warnings

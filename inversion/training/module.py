@@ -39,7 +39,7 @@ class InversionModule(LightningModule):
         standardize: Standardize | nn.Identity,
     ) -> None:
         super().__init__()
-        # Not registered as submodules: what never changes needs no place in checkpoints, averages or gradients' exchange.
+        # Not registered as submodules: what never changes needs no place in checkpoints or averages of weights.
         self.__dict__["encoder"] = encoder
         self.__dict__["loss"] = loss
         self.decoder = decoder.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
@@ -96,7 +96,7 @@ class InversionModule(LightningModule):
         return loss
 
     def training_step(self, batch: Batch, batch_idx: int) -> Tensor:
-        """The mean of the losses of the decoder's predictions; `validation_step` takes the loss of their mean."""
+        """The mean of the losses of the predictions (`validation_step` takes the loss of their mean), plus a flow's loss."""
         features = self.standardize(self._features(batch))
         predictions = self.decoder.predictions(features)
         loss = torch.stack([self._loss(prediction.float(), batch.images) for prediction in predictions]).mean()
