@@ -122,7 +122,8 @@ def build_decoder(config: DictConfig, encoder: Encoder, native_size: int) -> Dec
     own = {key: value for key, value in resolved.items() if key not in ("members", "standardized")}
     given = {"feature_shape": encoder.feature_shape, "native_size": native_size, "output_size": pixels.INPUT_SIZE}
     decoders = [build("decoder", own, **given) for _ in range(members)]
-    return decoders[0] if members == 1 else Ensemble(decoders)
+    decoder: Decoder = decoders[0] if members == 1 else Ensemble(decoders)
+    return decoder.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
 
 
 def build_module(kind: type[M], config: DictConfig, encoder: Encoder, native_size: int, clips: bool = False) -> M:

@@ -42,7 +42,7 @@ class InversionModule(LightningModule):
         # Not registered as submodules: what never changes needs no place in checkpoints or averages of weights.
         self.__dict__["encoder"] = encoder
         self.__dict__["loss"] = loss
-        self.decoder = decoder.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+        self.decoder = decoder
         self.optimizer, self.scheduler, self.standardize = optimizer, scheduler, standardize
         self.val_metrics = quick_metrics("val/")
 
