@@ -38,8 +38,8 @@ def train(cfg: DictConfig, folder: Path) -> dict[str, Any] | None:
     """Trains the decoder of one layer in the folder, or resumes it there, scores it, and writes the files that docs/running.md
     lists. `cfg` is `conf/config.yaml`, composed by Hydra: by a program, or in a notebook by `hydra.compose`.
 
-    Returns the content of `metrics.json`; None if the folder holds the finished run already, and
-    after `+trainer.fast_dev_run=true`. Raises InputError for a mistake of the user's.
+    Returns the content of `metrics.json`; None if the folder holds the finished run already, and after
+    `+trainer.fast_dev_run=true`. Raises InputError for a mistake of the user's.
     """
     folder = Path(folder).absolute()
     fitted = fit_decoder(cfg, folder)

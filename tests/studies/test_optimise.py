@@ -35,6 +35,5 @@ def test_a_search_that_is_repeated_finds_the_same(subject, tmp_path):
     options = {"steps": 2, "lr": 0.05, "tv": 3.0, "beta": 2.0, "alpha": 6, "bound": 0.02}
     first, again = (optimise.optimise(subject, tmp_path, shown=2, **options) for _ in range(2))
     assert [row["mse"] for row in again.rows] == [row["mse"] for row in first.rows]
-    assert {row["method"] for row in first.rows} == {"decoder", "optimisation"} and len(first.rows) == 2 * 2 * len(
-        subject.runs
-    )
+    assert {row["method"] for row in first.rows} == {"decoder", "optimisation"}
+    assert len(first.rows) == 2 * 2 * len(subject.runs)
