@@ -70,8 +70,8 @@ def build_trainer(config: DictConfig, folder: Path) -> Trainer:
     )
     if trainer.world_size > 1:
         raise InputError(
-            f"trainer.devices={config.trainer.devices} comes to {trainer.world_size} devices on all nodes; a run trains on "
-            "one: leave it out; hydra/launcher=joblib gives each run of a sweep a GPU of its own."
+            f"trainer.devices={config.trainer.devices} comes to {trainer.world_size} devices on all nodes, and a run takes "
+            "one: leave it out, or sweep with hydra/launcher=joblib, which gives each run a GPU of its own."
         )
     if trainer.max_epochs is None or trainer.max_epochs < 1:
         raise InputError(f"trainer.max_epochs={trainer.max_epochs} must be at least 1.")
