@@ -1,11 +1,7 @@
 """A folder of one's own images: one sub-folder a class, or none; split by fractions, or into folders train, val and test."""
 
 import logging
-from collections import Counter
-from hashlib import sha256
 from pathlib import Path
-
-from torch import Tensor
 
 from inversion.core.errors import InputError
 from inversion.core.file_kinds import printable
@@ -117,18 +113,3 @@ class ImageFolder(ImageDataModule):
 
     def find_split(self) -> Split:
         return read_split(self.root, *self.options)
-
-    def images(self, part: str) -> Tensor:
-        """See `ImageDataModule`. Warns, once all parts are decoded, of images that stand in several of them."""
-        is_new = part not in self._images
-        images = super().images(part)
-        if not is_new or len(self._images) < 3:
-            return images
-        hashes = [{sha256(image.numpy().data).digest() for image in held.cpu()} for held in self._images.values()]
-        number = sum(parts > 1 for parts in Counter(digest for part in hashes for digest in part).values())
-        if number:
-            log.warning(
-                f"{number} images of data.root={printable(self.root)} stand in more than one of train, val and test, byte for "
-                "byte: the scores are too good. Leave each in one only."
-            )
-        return images

@@ -14,14 +14,16 @@ from inversion.decoders.base import Decoder, check_number, check_numbers
 class CompactDecoder(Decoder):
     """Resize-convolutions (Odena et al. 2016, doi 10.23915/distill.00003) from the features' own grid to the data's own
     resolution, or a share of it: no weight or time goes into interpolated pixels, little into large maps, and no checkerboards
-    appear. Feature maps are brought to `channels[0]` by a 1x1 convolution; vectors pass through hidden layers (batch
-    normalisation, LeakyReLU, dropout) and a linear one to a 4x4 map. Each size then has `depth` residual convolutions (batch
-    normalisation, LeakyReLU); between sizes a 1x1 convolution changes the channels and a bilinear resize the side. The last
+    appear. Feature maps are brought to `channels[0]` by a 1x1 convolution, with a ring of empty cells for what lies outside
+    them; vectors pass through hidden layers (batch normalisation, LeakyReLU, dropout) and a linear one to a 4x4 map. Each
+    size then has `depth` residual convolutions (batch normalisation, LeakyReLU); between sizes a 1x1 convolution changes the
+    channels and a bilinear resize the side, the first of which lays maps where the encoder saw them (`pixels.place`). The last
     convolution is linear.
 
     Args:
         channels: one width per size, smallest size first. Those before the last are evenly spaced, on a logarithmic scale,
-            between that of the features and half of the last: four widths, a vector and 32 pixels make 4, 8, 16, 32.
+            between that of the features, with their ring, and half of the last: four widths, a vector and 32 pixels make 4, 8,
+            16, 32.
         resolution: the last size, as a share of `native_size`, to which the image is then resized: what the features say
             nothing about takes no time.
         depth: number of residual convolutions at each size, 0 or more.
@@ -59,14 +61,14 @@ class CompactDecoder(Decoder):
             for name, value in {"bottleneck": bottleneck, "hidden": hidden, "dropout": dropout}.items():
                 if value is not None:
                     raise InputError(f"decoder.{name}={value} is for features that are a vector, not for maps: leave it null.")
-            side = self.feature_shape[1]
-            self.enter: nn.Module = nn.Conv2d(width, first, 1)
+            side = self.ringed = self.feature_shape[1] + 2
+            self.enter: nn.Module = nn.Sequential(nn.Conv2d(width, first, 1), nn.ZeroPad2d(1))
         else:
             bottleneck = check_number("decoder.bottleneck", bottleneck)
             hidden = check_number("decoder.hidden", hidden)
             if not isinstance(dropout, float | int) or not 0 <= dropout < 1:
                 raise InputError(f"decoder.dropout={dropout} must be a number in [0, 1).")
-            side = 4
+            side, self.ringed = 4, None
             layers: list[nn.Module] = []
             for _ in range(hidden):
                 layers += [nn.Linear(width, bottleneck, bias=False), nn.BatchNorm1d(bottleneck)]
@@ -83,7 +85,8 @@ class CompactDecoder(Decoder):
     def predict(self, features: Tensor) -> Tensor:
         x = self.enter(features)
         for size, change, refine in zip(self.sizes, self.change, self.refine, strict=True):
-            x = refine(pixels.resize(change(x), size))
+            x = change(x)
+            x = refine(pixels.place(x, size) if x.shape[-1] == self.ringed else pixels.resize(x, size))
         return pixels.resize(self.leave(x), self.native_size)
 
 

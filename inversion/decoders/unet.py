@@ -8,6 +8,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn.functional import avg_pool2d, interpolate, pixel_shuffle, pixel_unshuffle, silu
 
+from inversion.core import pixels
 from inversion.core.errors import InputError
 from inversion.decoders.base import check_number, check_numbers
 
@@ -52,12 +53,13 @@ class UNet(nn.Module):
         self.patch = max(1, round(native_size / 32))
         self.multiple = self.patch * 2 ** (len(channels) - 1)
         side = 4
+        self.resize = pixels.resize if len(feature_shape) == 1 else pixels.place
         if len(feature_shape) == 1:
             self.to_map: nn.Module = nn.Sequential(
                 nn.Dropout(dropout), nn.Linear(feature_shape[0], condition * side**2), nn.Unflatten(1, (condition, side, side))
             )
         else:
-            self.to_map = nn.Sequential(nn.Dropout2d(dropout), nn.Conv2d(feature_shape[0], condition, 1))
+            self.to_map = nn.Sequential(nn.Dropout2d(dropout), nn.Conv2d(feature_shape[0], condition, 1), nn.ZeroPad2d(1))
         self.of_map = nn.Sequential(nn.LeakyReLU(0.2), nn.Conv2d(condition, condition, 3, padding=1), nn.LeakyReLU(0.2))
         self.of_features = nn.Sequential(nn.AdaptiveAvgPool2d(side), nn.Flatten(), nn.Linear(condition * side**2, embedding))
         self.of_time = nn.Sequential(nn.Linear(64, embedding), nn.SiLU(), nn.Linear(embedding, embedding))
@@ -88,7 +90,7 @@ class UNet(nn.Module):
         x, skips = self.enter(x), []
         for level, (here, change, blocks) in enumerate(zip(self.here, self.change, self.down, strict=True)):
             x = change(avg_pool2d(x, 2) if level else x)
-            x = x + interpolate(here(maps), x.shape[-2:], mode="bilinear")
+            x = x + self.resize(here(maps), x.shape[-1])
             for block in blocks:  # type: ignore[attr-defined]
                 x = block(x, embedding)
                 skips.append(x)

@@ -1,7 +1,9 @@
 import pytest
 import torch
+from torch import nn
 from torchvision.models import AlexNet
 
+from inversion.core import pixels
 from inversion.core.errors import InputError
 from inversion.encoders import alexnet
 from inversion.encoders.alexnet import TAPS, Encoder
@@ -136,3 +138,24 @@ def test_dropout_is_the_published_codes(saved):
         assert torch.equal(noisy, plain) == (layer == "conv5")
         assert float((noisy == 0).float().mean()) >= zeros + (1 - zeros) * 0.3 * (layer == "fc6")
         assert torch.equal(encoder(images), plain)
+
+
+def first(option):
+    return option[0] if isinstance(option, tuple) else option
+
+
+@pytest.mark.parametrize("layer", [layer for layer, tap in TAPS.items() if len(tap.shape) == 3])
+def test_placed_maps_lie_where_the_network_saw_them(layer, network):
+    """Cells that hold the centre of what they see, by the network's own arithmetic, become pixels that hold their place."""
+    stride, centre = 1, 0.5
+    for module in alexnet.flat(network)[: TAPS[layer].modules]:
+        if isinstance(module, nn.Conv2d | nn.MaxPool2d):
+            centre += stride * ((first(module.kernel_size) - 1) / 2 - first(module.padding))
+            stride *= first(module.stride)
+    cells = torch.arange(-1, TAPS[layer].shape[1] + 1) * stride + centre
+    places = (torch.arange(64) + 0.5) * 227 / 64
+    for maps in (cells.expand(2, 3, len(cells), -1), cells[:, None].expand(2, 3, -1, len(cells))):
+        placed = pixels.place(maps, 64)
+        assert placed.shape == (2, 3, 64, 64)
+        along = placed[0, 0, 0] if maps.stride(3) else placed[0, 0, :, 0]
+        assert torch.allclose(along, places.clamp(max=cells[-1].item()), atol=1e-3)
