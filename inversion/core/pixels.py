@@ -44,26 +44,6 @@ def resize(images: Tensor, size: int) -> Tensor:
     return interpolate(images.float(), (size, size), mode="bilinear", antialias=True).to(images.dtype)
 
 
-def place(maps: Tensor, size: int) -> Tensor:
-    """AlexNet's feature maps with a ring of one cell around them, (B, C, n, n) -> (B, C, size, size), bilinear, each cell
-    where the encoder saw it: its kernels, strides and paddings put the cells' centres 224 / (n - 1) of the input's 227 pixels
-    apart, from -0.5 to 223.5. `resize` without the ring would move what they show by up to 11 pixels (conv2), or 17 (conv5).
-    """
-    if maps.shape[-1] == size:
-        return maps
-    matrix = _placement(maps.shape[-1], size, maps.device, maps.dtype)
-    return (matrix @ maps @ matrix.T).contiguous(memory_format=torch.channels_last)
-
-
-@lru_cache
-def _placement(cells: int, size: int, device: torch.device, dtype: torch.dtype) -> Tensor:
-    """(size, cells): how much of each cell each pixel gets, along one side."""
-    with torch.inference_mode(False):
-        centres = (torch.arange(size, dtype=torch.float64) + 0.5) * INPUT_SIZE / size
-        places = ((centres + 0.5) / (224 / (cells - 1))).clamp(0, cells - 1)
-        return (1 - (places[:, None] - torch.arange(cells)).abs()).clamp_min(0).to(dtype).to(device)
-
-
 def to_input(images: Tensor) -> Tensor:
     """Native uint8 images (B, 3, n, n) -> the encoder's input, float (B, 3, 227, 227) in [-1, 1]."""
     return resize(normalize(images), INPUT_SIZE)

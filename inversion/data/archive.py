@@ -51,3 +51,5 @@ def _tar_members(archive: Path) -> Iterator[tuple[str, Callable[[], bytes]]]:
         stream.seek(tar.offset)  # where tarfile took a cut or a damaged header for the end, which is a block of zeros
         if stream.read(512) != bytes(512):
             raise EOFError("cut off, or with a damaged header")
+        while stream.read(1 << 20):  # to gzip's checksum
+            pass

@@ -55,9 +55,7 @@ class Split:
             "root": str(self.root),
             "drawn_by": self.drawn_by,
             "classes": [{"id": key, "name": name} for key, name in self.classes.items()],
-            "train": self.train,
-            "val": self.val,
-            "test": self.test,
+            **{part: getattr(self, part) for part in ("train", "val", "test")},
         }
         write_atomic(path, json.dumps(content, indent=1).encode())
 

@@ -9,16 +9,16 @@ from torch import Tensor, nn
 from inversion.core import pixels
 from inversion.core.errors import InputError
 from inversion.decoders.base import Decoder, check_number, check_numbers
+from inversion.encoders.alexnet import place
 
 
 class CompactDecoder(Decoder):
-    """Resize-convolutions (Odena et al. 2016, doi 10.23915/distill.00003) from the features' own grid to the data's own
+    """Resize-convolutions (Odena et al. 2016, doi 10.23915/distill.00003) from the features' own grid to the data's
     resolution, or a share of it: no weight or time goes into interpolated pixels, little into large maps, and no checkerboards
-    appear. Feature maps are brought to `channels[0]` by a 1x1 convolution, with a ring of empty cells for what lies outside
-    them; vectors pass through hidden layers (batch normalisation, LeakyReLU, dropout) and a linear one to a 4x4 map. Each
-    size then has `depth` residual convolutions (batch normalisation, LeakyReLU); between sizes a 1x1 convolution changes the
-    channels and a bilinear resize the side, the first of which lays maps where the encoder saw them (`pixels.place`). The last
-    convolution is linear.
+    appear. Feature maps are brought to `channels[0]` by a 1x1 convolution, in a ring of empty cells for what lies outside;
+    vectors pass through hidden layers (batch normalisation, LeakyReLU, dropout) and a linear one to a 4x4 map. Each size then
+    has `depth` residual convolutions (batch normalisation, LeakyReLU). Between sizes a 1x1 convolution changes the channels
+    and a bilinear resize the side; the first lays maps where the encoder saw them (`place`). The last convolution is linear.
 
     Args:
         channels: one width per size, smallest size first. Those before the last are evenly spaced, on a logarithmic scale,
@@ -61,14 +61,14 @@ class CompactDecoder(Decoder):
             for name, value in {"bottleneck": bottleneck, "hidden": hidden, "dropout": dropout}.items():
                 if value is not None:
                     raise InputError(f"decoder.{name}={value} is for features that are a vector, not for maps: leave it null.")
-            side = self.ringed = self.feature_shape[1] + 2
+            side = self.feature_shape[1] + 2
             self.enter: nn.Module = nn.Sequential(nn.Conv2d(width, first, 1), nn.ZeroPad2d(1))
         else:
             bottleneck = check_number("decoder.bottleneck", bottleneck)
             hidden = check_number("decoder.hidden", hidden)
             if not isinstance(dropout, float | int) or not 0 <= dropout < 1:
                 raise InputError(f"decoder.dropout={dropout} must be a number in [0, 1).")
-            side, self.ringed = 4, None
+            side = 4
             layers: list[nn.Module] = []
             for _ in range(hidden):
                 layers += [nn.Linear(width, bottleneck, bias=False), nn.BatchNorm1d(bottleneck)]
@@ -83,11 +83,13 @@ class CompactDecoder(Decoder):
         self.leave = nn.Sequential(nn.LeakyReLU(slope), nn.Conv2d(channels[-1], 3, kernel, padding=kernel // 2))
 
     def predict(self, features: Tensor) -> Tensor:
-        x = self.enter(features)
+        x, resize = self.enter(features), place if len(self.feature_shape) == 3 else pixels.resize
         for size, change, refine in zip(self.sizes, self.change, self.refine, strict=True):
             x = change(x)
-            x = refine(pixels.place(x, size) if x.shape[-1] == self.ringed else pixels.resize(x, size))
-        return pixels.resize(self.leave(x), self.native_size)
+            if x.shape[-1] != size:
+                x, resize = resize(x, size), pixels.resize  # maps are placed once
+            x = refine(x)
+        return resize(self.leave(x), self.native_size)
 
 
 class Residual(nn.Module):

@@ -2,6 +2,7 @@
 
 import math
 from collections.abc import Sequence
+from functools import partial
 from itertools import pairwise
 
 import torch
@@ -11,6 +12,7 @@ from torch.nn.functional import avg_pool2d, interpolate, pixel_shuffle, pixel_un
 from inversion.core import pixels
 from inversion.core.errors import InputError
 from inversion.decoders.base import check_number, check_numbers
+from inversion.encoders.alexnet import place
 
 GROUP = 8  # channels of a group of the group normalisation
 
@@ -21,8 +23,8 @@ class UNet(nn.Module):
     pixels become channels, so that the largest maps have about 32 pixels a side; each further size is half the one before.
 
     Args:
-        feature_shape: of one image's features. Maps, and the 4x4 map that vectors make, are brought to `condition` channels
-            and added where they lie, at each size; averaged to 4x4, they also join the time's embedding by a linear layer.
+        feature_shape: of one image's features. Maps, in a ring of empty cells, and the 4x4 map that vectors make are brought
+            to `condition` channels and added where they lie at each size; averaged to 4x4 they also join the time's embedding.
         channels: one width per size, largest size first, multiples of 8.
         depth: residual blocks at each size on the way down, and again on the way up.
         embedding: width of the embedding of time and features.
@@ -52,8 +54,7 @@ class UNet(nn.Module):
         check_number("decoder.embedding", embedding)
         self.patch = max(1, round(native_size / 32))
         self.multiple = self.patch * 2 ** (len(channels) - 1)
-        side = 4
-        self.resize = pixels.resize if len(feature_shape) == 1 else pixels.place
+        side, self.is_of_maps = 4, len(feature_shape) == 3
         if len(feature_shape) == 1:
             self.to_map: nn.Module = nn.Sequential(
                 nn.Dropout(dropout), nn.Linear(feature_shape[0], condition * side**2), nn.Unflatten(1, (condition, side, side))
@@ -87,10 +88,11 @@ class UNet(nn.Module):
         x = pixel_unshuffle(nn.functional.pad(x, (0, padding, 0, padding), mode="replicate"), self.patch)
         maps, of_features = condition
         embedding = silu(self.of_time(waves(time)) + of_features)
+        resize = partial(place, extent=pixels.INPUT_SIZE * (n + padding) / n) if self.is_of_maps else pixels.resize
         x, skips = self.enter(x), []
         for level, (here, change, blocks) in enumerate(zip(self.here, self.change, self.down, strict=True)):
             x = change(avg_pool2d(x, 2) if level else x)
-            x = x + self.resize(here(maps), x.shape[-1])
+            x = x + resize(here(maps), x.shape[-1])
             for block in blocks:  # type: ignore[attr-defined]
                 x = block(x, embedding)
                 skips.append(x)

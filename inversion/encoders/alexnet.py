@@ -9,6 +9,7 @@ from torch import Tensor, nn
 from torchvision.models import AlexNet
 from torchvision.transforms.v2 import functional as transforms
 
+from inversion.core import pixels
 from inversion.core.errors import InputError
 from inversion.encoders.weights import find_weights, fitting
 
@@ -153,6 +154,21 @@ def with_input_stats(images: Tensor, input_stats: str) -> Tensor:
 def flat(network: AlexNet) -> nn.Sequential:
     """The network as one sequence of modules."""
     return nn.Sequential(*network.features, network.avgpool, nn.Flatten(), *network.classifier)
+
+
+def place(maps: Tensor, size: int, extent: float = pixels.INPUT_SIZE) -> Tensor:
+    """Feature maps in a ring of one cell, n cells a side with it, (B, C, n, n) -> (B, C, size, size), bilinear, each cell
+    where the network saw it: its kernels, strides and paddings put the cells' centres 224 / (n - 1) of the 227 pixels apart,
+    from -0.5 to 223.5. Stretched over the image instead, they would be up to 17 of these pixels off (conv5). The result covers
+    the first `extent` pixels.
+    """
+    cells = maps.shape[-1]
+    spacing, pixel = 224 / (cells - 1), extent / size
+    places = ((torch.arange(size, device=maps.device) + 0.5) * pixel + 0.5) / spacing
+    distances = places.clamp(max=cells - 1)[:, None] - torch.arange(cells, device=maps.device)
+    weights = (1 - distances.abs() / max(1, pixel / spacing)).clamp_min(0)  # wider where it reduces, against aliasing
+    matrix = (weights / weights.sum(1, keepdim=True)).to(maps.dtype)
+    return (matrix @ maps @ matrix.T).contiguous(memory_format=torch.channels_last)
 
 
 def random_alexnet(seed: int) -> AlexNet:

@@ -50,7 +50,7 @@ def train(cfg: DictConfig, folder: Path) -> dict[str, Any] | None:
         return None
     metrics = description(cfg, fitted)
     module, device = cast(InversionModule, fitted.module), fitted.trainer.strategy.root_device
-    module.to(device)  # Lightning leaves it on the CPU
+    module.to(device).eval()  # Lightning leaves it on the CPU
     if isinstance(module.decoder, FlowDecoder):
         calibrate(module, fitted.datamodule, path_of(folder, BEST), device)
     network = build("encoder", cfg.encoder, layer=module.encoder.deepest)
@@ -99,7 +99,6 @@ def fit_decoder(cfg: DictConfig, folder: Path, kind: type[InversionModule] = Inv
 
 def calibrate(module: InversionModule, datamodule: ImageDataModule, best: Path, device: torch.device) -> None:
     """Calibrates the flow's samples on the validation images, in the module and in its best checkpoint."""
-    module.eval()
     encoder, decoder = module.encoder.to(device), cast(FlowDecoder, module.decoder)
     progress = tqdm(datamodule.loader("val"), desc="Calibrating samples", unit="batch", leave=False, disable=None)
     natives = (pixels.normalize(batch.images.to(device)) for batch in progress)

@@ -3,7 +3,6 @@ import torch
 from torch import nn
 from torchvision.models import AlexNet
 
-from inversion.core import pixels
 from inversion.core.errors import InputError
 from inversion.encoders import alexnet
 from inversion.encoders.alexnet import TAPS, Encoder
@@ -144,8 +143,9 @@ def first(option):
     return option[0] if isinstance(option, tuple) else option
 
 
+@pytest.mark.parametrize("size", [64, 50, 8])
 @pytest.mark.parametrize("layer", [layer for layer, tap in TAPS.items() if len(tap.shape) == 3])
-def test_placed_maps_lie_where_the_network_saw_them(layer, network):
+def test_placed_maps_lie_where_the_network_saw_them(layer, size, network):
     """Cells that hold the centre of what they see, by the network's own arithmetic, become pixels that hold their place."""
     stride, centre = 1, 0.5
     for module in alexnet.flat(network)[: TAPS[layer].modules]:
@@ -153,9 +153,12 @@ def test_placed_maps_lie_where_the_network_saw_them(layer, network):
             centre += stride * ((first(module.kernel_size) - 1) / 2 - first(module.padding))
             stride *= first(module.stride)
     cells = torch.arange(-1, TAPS[layer].shape[1] + 1) * stride + centre
-    places = (torch.arange(64) + 0.5) * 227 / 64
-    for maps in (cells.expand(2, 3, len(cells), -1), cells[:, None].expand(2, 3, -1, len(cells))):
-        placed = pixels.place(maps, 64)
-        assert placed.shape == (2, 3, 64, 64)
-        along = placed[0, 0, 0] if maps.stride(3) else placed[0, 0, :, 0]
-        assert torch.allclose(along, places.clamp(max=cells[-1].item()), atol=1e-3)
+    for extent in (227, 252):
+        places = (torch.arange(size) + 0.5) * extent / size
+        placed = alexnet.place(cells.expand(2, 3, len(cells), -1), size, extent)
+        turned = alexnet.place(cells[:, None].expand(2, 3, -1, len(cells)), size, extent)
+        assert placed.shape == (2, 3, size, size) and torch.allclose(placed, turned.mT)
+        reach = max(0, extent / size - stride)  # of an antialiased pixel, which sees less at the edges
+        inside = (places > cells[0] + reach) & (places < cells[-1] - reach)
+        tolerance = stride / 9 if reach else 1e-3
+        assert inside.sum() > size / 2 and torch.allclose(placed[0, 0, 0][inside], places[inside], atol=tolerance)

@@ -41,7 +41,7 @@ def test_other_weights_can_be_asked_for(sweep, tmp_path):
 
 
 def test_a_checkpoint_of_november_2026_opens_and_reconstructs_as_it_did():
-    """It stays as it is: later versions open it as well, or say that it is of an older version."""
+    """It stays as it is as long as the format of checkpoints does."""
     run = load(REPOSITORY / "tests" / "fixtures" / "run", any_weights=True)  # other machines may draw other random weights
     assert (run.layer, run.native_size, run.metadata["config"]["encoder"]["weights"]) == ("conv5", 16, "random")
     assert run.metadata["encoder"].startswith("c04cc66881230b75")
@@ -49,6 +49,15 @@ def test_a_checkpoint_of_november_2026_opens_and_reconstructs_as_it_did():
     expected = torch.tensor([-0.08492403, 0.03003476, -0.11521761])
     assert torch.allclose(images.mean(dim=(0, 2, 3)), expected, atol=1e-4)
     assert torch.allclose(images[0, :, 113, 113], torch.tensor([-0.07336839, -0.00291573, -0.10848667]), atol=1e-4)
+
+
+def test_a_decoder_can_be_exported_more_than_once():
+    """As docs/python.md says."""
+    run = load(REPOSITORY / "tests" / "fixtures" / "run", any_weights=True)
+    decoder, features = torch.nn.Sequential(run.standardize, run.decoder).eval(), torch.rand(3, 256, 6, 6)
+    shapes = ({0: torch.export.Dim.DYNAMIC},)
+    exported = [torch.export.export(decoder, (features[:2],), dynamic_shapes=shapes).module() for _ in range(2)]
+    assert all(torch.allclose(one(features), decoder(features), atol=1e-6) for one in exported)
 
 
 def test_a_folder_without_a_run_is_refused(sweep, tmp_path, one_line):

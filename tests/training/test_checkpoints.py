@@ -94,7 +94,7 @@ def test_a_failed_write_leaves_the_old_checkpoint(tmp_path):
 
 def test_one_of_an_older_version_is_named(sweep, tmp_path):
     content = torch.load(checkpoints.path_of(sweep / "fc8", "best"), weights_only=True)
-    content[checkpoints.METADATA]["format"] = 2
+    content[checkpoints.METADATA]["format"] = checkpoints.FORMAT - 1
     torch.save(content, tmp_path / "old.ckpt")
     with pytest.raises(InputError, match="of an older version of this project"):
         checkpoints.read(tmp_path / "old.ckpt")
