@@ -96,6 +96,7 @@ def test_before_it_has_learnt_samples_are_the_mean_with_noise_of_the_errors_spec
     assert float(ratio.mean()) == pytest.approx(1, abs=0.03)
 
 
+@pytest.mark.slow
 def test_samples_are_calibrated_to_vary_by_as_much_as_their_mean_errs():
     """Where errors of 6 cycles and more are larger than those that the whitening knows, and others smaller."""
     decoder, features = flow("conv5", 16).eval(), torch.randn(600, 256, 6, 6)

@@ -49,6 +49,7 @@ def test_a_loaded_run_samples_as_it_did_when_it_was_trained_and_reconstructs_the
     assert torch.equal(run.reconstruct(images), run.decode(run.encode(images)))
 
 
+@pytest.mark.slow
 def test_a_resumed_run_ends_as_one_that_was_never_stopped(quick, flows, tmp_path, monkeypatch):
     whole, calls = FlowDecoder.flow_loss, []
 

@@ -117,6 +117,7 @@ def test_a_finished_run_is_not_repeated(sweep, quick, capsys):
     assert (sweep / "fc8" / "metrics.json").stat().st_mtime_ns == before
 
 
+@pytest.mark.slow
 def test_a_finished_job_whose_config_has_changed_is_not_skipped_in_silence(sweep, quick, tmp_path):
     folder = shutil.copytree(sweep, tmp_path / "sweep")
     before = {path: path.read_bytes() for path in (*folder.glob("*/*.json"), *folder.glob("*/checkpoints/*"))}
@@ -228,6 +229,7 @@ def test_a_failed_jobs_model_is_given_back_before_the_next_starts(quick, tmp_pat
     assert models[1] is True
 
 
+@pytest.mark.slow
 def test_other_swept_keys_are_in_the_folders_names(quick, tmp_path):
     assert run_train("-m", *quick, *SMALL, "seed=1,2", f"hydra.sweep.dir={tmp_path}") == Outcome(0, "")
     assert {path.name for path in tmp_path.iterdir() if path.is_dir() and path.name != ".jobs"} == {
@@ -237,7 +239,8 @@ def test_other_swept_keys_are_in_the_folders_names(quick, tmp_path):
     assert len(list(csv.DictReader((tmp_path / "metrics.csv").open()))) == 2
 
 
-@pytest.mark.parametrize(("sent", "code"), [(signal.SIGINT, 130), pytest.param(signal.SIGTERM, 143, marks=pytest.mark.slow)])
+@pytest.mark.slow
+@pytest.mark.parametrize(("sent", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
 def test_a_stopped_run_keeps_and_names_its_last_checkpoint_and_goes_on(quick, tmp_path, sent, code):
     """A real process, a real signal; the run that is resumed, once is enough, ends as one that was never stopped."""
     options = ["layer=fc8", *quick, "scheduler=step", f"hydra.run.dir={tmp_path / 'out'}"]
