@@ -67,13 +67,10 @@ class ImageDataModule(LightningDataModule, ABC):
             )
         if not 0 <= resident < 1:
             raise InputError(f"data.resident={resident} must lie in [0, 1).")
-        self.batch_size = batch_size
-        self.shuffle_seed = shuffle_seed
-        self.flip = flip
-        self.fixed_size = native_size
+        self.batch_size, self.fixed_size, self.resident = batch_size, native_size, resident
+        self.shuffle_seed, self.flip = shuffle_seed, flip
         self.cache = None if cache is None else Cache(expand(cache))
         self.feature_cache = None if self.cache is None else FeatureCache(self.cache, feature_type, feature_gib)
-        self.resident = resident
         self._images: dict[str, Tensor] = {}
         self._entries: dict[str, Entry] = {}
         self._features: dict[str, Tensor] = {}

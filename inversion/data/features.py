@@ -33,9 +33,7 @@ class FeatureCache:
     def __init__(self, cache: Cache, dtype: str, limit_gib: float) -> None:
         if dtype not in ("float16", "float32"):
             raise InputError(f"data.feature_type={dtype} must be float16 or float32.")
-        self.cache = cache
-        self.dtype = dtype
-        self.limit_gib = limit_gib
+        self.cache, self.dtype, self.limit_gib = cache, dtype, limit_gib
 
     def load(
         self, parts: Mapping[str, Part], encoder: Encoder, layers: Sequence[str], device: torch.device, batch_size: int

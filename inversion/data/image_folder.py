@@ -1,7 +1,10 @@
 """A folder of one's own images: one sub-folder a class, or none; split by fractions, or into folders train, val and test."""
 
 import logging
+from hashlib import sha256
 from pathlib import Path
+
+from torch import Tensor
 
 from inversion.core.errors import InputError
 from inversion.core.file_kinds import printable
@@ -54,9 +57,8 @@ def read_split(root: Path, classes: int | None, val_fraction: float, test_fracti
             rest, held = hold_out(rest, share, seed, f"{printable(key)} {part}")
             parts[part] += held
         parts["train"] += rest
-    for part, files in parts.items():
-        if not files:
-            raise InputError(f"data.root={printable(root)} has no images for its {part} split: add some, or draw all classes.")
+    if empty := next((part for part, files in parts.items() if not files), None):
+        raise InputError(f"data.root={printable(root)} has no images for its {empty} split: add some, or draw all classes.")
     return Split(
         root.resolve(),
         {key: "all images" if key == "." else printable(key) for key in drawn},
@@ -113,3 +115,16 @@ class ImageFolder(ImageDataModule):
 
     def find_split(self) -> Split:
         return read_split(self.root, *self.options)
+
+    def images(self, part: str) -> Tensor:
+        """See `ImageDataModule`. Warns, once all parts are decoded, of images that stand in several of them."""
+        is_last = part not in self._images and len(self._images) == 2
+        images = super().images(part)
+        if is_last:
+            a, b, c = ({sha256(image.numpy().data).digest() for image in held.cpu()} for held in self._images.values())
+            if number := len(a & b | a & c | b & c):
+                log.warning(
+                    f"{number} images of data.root={printable(self.root)} stand in more than one of train, val and test, byte "
+                    "for byte: the scores are too good. Leave each in one only."
+                )
+        return images

@@ -22,8 +22,7 @@ class CompactDecoder(Decoder):
 
     Args:
         channels: one width per size, smallest size first. Those before the last are evenly spaced, on a logarithmic scale,
-            between that of the features, with their ring, and half of the last: four widths, a vector and 32 pixels make 4, 8,
-            16, 32.
+            between that of the features (with their ring) and half of the last: 4, 8, 16, 32 for a vector and 32 pixels.
         resolution: the last size, as a share of `native_size`, to which the image is then resized: what the features say
             nothing about takes no time.
         depth: number of residual convolutions at each size, 0 or more.

@@ -2,7 +2,6 @@
 
 import math
 from collections.abc import Sequence
-from functools import partial
 from itertools import pairwise
 
 import torch
@@ -88,11 +87,12 @@ class UNet(nn.Module):
         x = pixel_unshuffle(nn.functional.pad(x, (0, padding, 0, padding), mode="replicate"), self.patch)
         maps, of_features = condition
         embedding = silu(self.of_time(waves(time)) + of_features)
-        resize = partial(place, extent=pixels.INPUT_SIZE * (n + padding) / n) if self.is_of_maps else pixels.resize
+        extent = pixels.INPUT_SIZE * (n + padding) / n
         x, skips = self.enter(x), []
         for level, (here, change, blocks) in enumerate(zip(self.here, self.change, self.down, strict=True)):
             x = change(avg_pool2d(x, 2) if level else x)
-            x = x + resize(here(maps), x.shape[-1])
+            side, laid = x.shape[-1], here(maps)
+            x = x + (place(laid, side, extent) if self.is_of_maps else pixels.resize(laid, side))
             for block in blocks:  # type: ignore[attr-defined]
                 x = block(x, embedding)
                 skips.append(x)

@@ -157,10 +157,9 @@ def flat(network: AlexNet) -> nn.Sequential:
 
 
 def place(maps: Tensor, size: int, extent: float = pixels.INPUT_SIZE) -> Tensor:
-    """Feature maps in a ring of one cell, n cells a side with it, (B, C, n, n) -> (B, C, size, size), bilinear, each cell
-    where the network saw it: its kernels, strides and paddings put the cells' centres 224 / (n - 1) of the 227 pixels apart,
-    from -0.5 to 223.5. Stretched over the image instead, they would be up to 17 of these pixels off (conv5). The result covers
-    the first `extent` pixels.
+    """Feature maps in a ring of one cell, n cells a side with it, (B, C, n, n) -> the image's first `extent` pixels of 227, as
+    (B, C, size, size), bilinear, each cell where the network saw it: kernels, strides and paddings put the cells' centres
+    224 / (n - 1) pixels apart, from -0.5 to 223.5. Maps stretched over the image would be up to 17 pixels off (conv5).
     """
     cells = maps.shape[-1]
     spacing, pixel = 224 / (cells - 1), extent / size

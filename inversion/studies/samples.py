@@ -35,15 +35,7 @@ SHARES = (0.5, 0.9)
 FLOW, NOISE = "samples", "mean + noise"
 
 
-def samples(
-    subject: Subject,
-    folder: Path,
-    number: int,
-    steps: int,
-    seed: int,
-    layers: Sequence[str],
-    shown: int,
-) -> Result:
+def samples(subject: Subject, folder: Path, number: int, steps: int, seed: int, layers: Sequence[str], shown: int) -> Result:
     check_range(2, number=number)
     check_range(1, steps=steps, shown=shown)
     flows = {title: run for title, run in subject.runs.items() if isinstance(run.decoder, FlowDecoder)}

@@ -146,6 +146,24 @@ def test_a_split_without_images_is_refused(tmp_path, one_line):
     one_line(str(error.value))
 
 
+def test_images_in_several_splits_are_warned_of_once(tmp_path, caplog):
+    for seed, name in enumerate(("train", "val", "test")):
+        fill(tmp_path / name, 4)
+        for i in range(seed + 1, 4):  # image 0 stands in all three, image 1 in train and val
+            Image.new("RGB", (40, 30), (60 * i, 80 * seed, 7)).save(tmp_path / name / f"{i}.png")
+    data = image_folder.ImageFolder(str(tmp_path))
+    data.setup("fit")
+    assert "stand in" not in caplog.text
+    for _ in range(2):
+        data.setup("fit")
+        data.images("test")
+    assert caplog.text.count("2 images of data.root=") == 1 and "in more than one of train, val and test" in caplog.text
+    caplog.clear()
+    fill(tmp_path / "other", 10)
+    other = image_folder.ImageFolder(str(tmp_path / "other"))
+    assert all(len(other.images(part)) for part in ("train", "val", "test")) and not caplog.records
+
+
 def test_classes_beside_a_folder_called_train_are_classes(tmp_path):
     for name in ("train", "tram", "test"):
         fill(tmp_path / name, 5)
