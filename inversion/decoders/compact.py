@@ -92,12 +92,15 @@ class CompactDecoder(Decoder):
 
 
 class Residual(nn.Module):
-    """x + LeakyReLU(norm(conv(x))); (B, C, H, W) -> the same shape."""
+    """x + LeakyReLU(norm(conv(x))); (B, C, H, W) -> the same shape. The convolution is separable (Chollet 2017, arXiv
+    1610.02357): each channel's own one, then a 1x1 convolution.
+    """
 
     def __init__(self, width: int, kernel: int, slope: float) -> None:
         super().__init__()
-        convolution = nn.Conv2d(width, width, kernel, padding=kernel // 2, bias=False)
-        self.branch = nn.Sequential(convolution, nn.BatchNorm2d(width), nn.LeakyReLU(slope))
+        depthwise = nn.Conv2d(width, width, kernel, padding=kernel // 2, groups=width, bias=False)
+        pointwise = nn.Conv2d(width, width, 1, bias=False)
+        self.branch = nn.Sequential(depthwise, pointwise, nn.BatchNorm2d(width), nn.LeakyReLU(slope))
 
     def forward(self, x: Tensor) -> Tensor:
         return x + self.branch(x)

@@ -39,7 +39,7 @@ def whole(archive, tmp_path_factory):
         "data.classes=3",
         "data.val_per_class=2",
         "data.batch_size=4",
-        "decoder.channels=[16,8,8,8]",
+        "decoder.channels=[16,8,8]",
         "encoder.weights=random",
         "trainer.max_epochs=4",
         "trainer.accelerator=cpu",

@@ -181,7 +181,7 @@ def test_launchers_that_cannot_be_used(monkeypatch, tmp_path, one_line):
 
 @pytest.fixture(scope="module")
 def options(quick):
-    small = ["layer=conv5", "seed=0,1", "decoder.channels=[16,8,8,8]", "trainer.precision=32-true"]
+    small = ["layer=conv5", "seed=0,1", "decoder.channels=[16,8,8]", "trainer.precision=32-true"]
     return ["-m", *quick, *small, "callbacks.last.seconds=0", "callbacks.grid=null"]
 
 

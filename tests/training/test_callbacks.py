@@ -35,7 +35,7 @@ def test_last_holds_each_whole_epoch(quick, tmp_path, monkeypatch):
         epochs.append(torch.load(path, weights_only=True)["epoch"])
 
     monkeypatch.setattr(LastCheckpoint, "_save_checkpoint", watched)
-    options = ["layer=conv5", *quick, "decoder.members=1", "decoder.channels=[16,8,8,8]"]
+    options = ["layer=conv5", *quick, "decoder.members=1", "decoder.channels=[16,8,8]"]
     options += ["trainer.max_epochs=3", "callbacks.last.seconds=0"]
     assert run_train(*options, f"hydra.run.dir={tmp_path}").code == 0
     assert epochs == [0, 1, 2]

@@ -18,7 +18,7 @@ def run(quick, tmp_path):
     """Runs a small conv5 for one epoch in its own folder, which is returned with the outcome."""
 
     def start(*options: str):
-        small = ["layer=conv5", "decoder.members=1", "decoder.channels=[16,8,8,8]", "trainer.max_epochs=1"]
+        small = ["layer=conv5", "decoder.members=1", "decoder.channels=[16,8,8]", "trainer.max_epochs=1"]
         return run_train(*quick, *small, *options, f"hydra.run.dir={tmp_path}"), tmp_path
 
     return start

@@ -10,7 +10,7 @@ from PIL import Image
 from inversion.training import checkpoints
 from inversion.training.module import InversionModule
 
-SMALL = ["decoder.members=1", "decoder.channels=[16,8,8,8]"]
+SMALL = ["decoder.members=1", "decoder.channels=[16,8,8]"]
 
 
 @pytest.mark.parametrize("value", [math.nan, math.inf])

@@ -23,7 +23,7 @@ from PIL import Image
 from inversion.core.files import is_locked, locked
 from inversion.core.images import read_image
 
-SMALL = ["layer=conv5", "decoder.members=1", "decoder.channels=[16,8,8,8]", "trainer.max_epochs=1"]
+SMALL = ["layer=conv5", "decoder.members=1", "decoder.channels=[16,8,8]", "trainer.max_epochs=1"]
 NUMBERS = {"mse", "psnr", "ssim", "normalized_error", "mse_64", "ssim_64", "feature_error", "top1_agreement"}
 
 
@@ -198,12 +198,12 @@ def test_a_disk_that_fills_up_leaves_a_run_that_can_go_on(quick, tmp_path, monke
 
 
 def test_a_failed_job_takes_nothing_with_it(quick, tmp_path):
-    """conv2 has three sizes and conv5 four, so these depths fit conv5 alone."""
-    options = ["layer=conv2,conv5", "decoder.depth=[1,1,1,0]", "trainer.max_epochs=1"]
+    """conv2 has three sizes and fc8 four, so these depths fit fc8 alone."""
+    options = ["layer=conv2,fc8", "decoder.depth=[1,1,1,0]", "trainer.max_epochs=1"]
     outcome = run_train("-m", *quick, *options, f"hydra.sweep.dir={tmp_path}")
     assert outcome.code == 1
-    assert "conv2" in outcome.said and "decoder.depth" in outcome.said and "conv5 (" not in outcome.said
-    assert [row["layer"] for row in csv.DictReader((tmp_path / "metrics.csv").open())] == ["conv5"]
+    assert "conv2" in outcome.said and "decoder.depth" in outcome.said and "fc8 (" not in outcome.said
+    assert [row["layer"] for row in csv.DictReader((tmp_path / "metrics.csv").open())] == ["fc8"]
     assert (tmp_path / "samples.png").is_file()
     assert "decoder.depth" in (tmp_path / "conv2" / "failed.txt").read_text()
 
