@@ -72,12 +72,6 @@ def stacked(figures: Sequence[Image.Image]) -> Image.Image:
     return whole
 
 
-def side_by_side(figures: Sequence[Image.Image]) -> Image.Image:
-    """Figures beside one another, their tops aligned, on white."""
-    turned = [figure.transpose(Image.Transpose.TRANSPOSE) for figure in figures]
-    return stacked(turned).transpose(Image.Transpose.TRANSPOSE)
-
-
 def images_grid(columns: Sequence[Tensor], pairs: int = 1, tile: int = 128) -> Tensor:
     """Columns of images (N, 3, S, S) side by side, those of `pairs` images a row -> (3, height, width), all uint8."""
     tiles = torch.stack([_tiles(images, tile) for images in columns], dim=1).flatten(0, 1)

@@ -2,6 +2,7 @@
 
 from collections.abc import Callable, Iterable, Sequence
 from functools import cache
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -49,7 +50,6 @@ class Whitening(nn.Module):
 
     def __init__(self, native_size: int) -> None:
         super().__init__()
-        self.native_size = native_size
         for name in ("train_variance", "val_variance"):
             self.register_buffer(name, torch.ones(3, native_size, native_size))
         self.register_buffer("gain", torch.ones(native_size, native_size))
@@ -68,13 +68,13 @@ class Whitening(nn.Module):
 
     def spectrum(self, images: Tensor) -> Tensor:
         """Cosine coefficients of opponent colours, the same shape. In float32, as variances differ by a million."""
-        basis, colours = constants(self.native_size, images.device)
+        basis, colours = constants(images.shape[-1], images.device)
         with torch.autocast(images.device.type, enabled=False):
             return basis @ torch.einsum("oc,bchw->bohw", colours, images.float()) @ basis.T
 
     def filter(self, images: Tensor, gain: Tensor) -> Tensor:
         """The images with each frequency of each opponent colour multiplied by its gain, (3, n, n)."""
-        basis, colours = constants(self.native_size, images.device)
+        basis, colours = constants(images.shape[-1], images.device)
         filtered = self.spectrum(images) * gain
         with torch.autocast(images.device.type, enabled=False):
             return torch.einsum("oc,bohw->bchw", colours, basis.T @ filtered @ basis)
@@ -98,7 +98,7 @@ class FlowDecoder(Decoder):
         mean: makes the mean decoder from (feature_shape, native_size, output_size).
         time_mean, time_std: in training, times are the logistic function of a normal variable with these.
         detail: how much fine detail counts in the loss: 0, as in squared error of pixels; 1, as much as all else.
-        others: the options of `UNet`.
+        network: the options of `UNet`.
     """
 
     def __init__(
@@ -111,17 +111,13 @@ class FlowDecoder(Decoder):
         time_mean: float,
         time_std: float,
         detail: float,
-        channels: Sequence[int],
-        depth: Sequence[int],
-        condition: int,
-        embedding: int,
-        dropout: float,
+        **network: Any,
     ) -> None:
         super().__init__(feature_shape, native_size, output_size)
         self.mean = mean(feature_shape, native_size, output_size)
         self.whitening = Whitening(native_size)
         self.time_mean, self.time_std, self.detail = time_mean, time_std, detail
-        self.network = UNet(9, 6, native_size, self.feature_shape, channels, depth, condition, embedding, dropout)
+        self.network = UNet(9, 6, native_size, self.feature_shape, **network)
 
     def predict(self, features: Tensor) -> Tensor:
         return self.mean.predict(features)
@@ -176,28 +172,36 @@ class FlowDecoder(Decoder):
     def sample(self, features: Tensor, noise: Tensor, steps: int) -> Tensor:
         """Features (B, *feature_shape) and noise (B, 3, n, n) -> images (B, 3, n, n) around [-1, 1], by Heun's method."""
         mean = pixels.resize(self.predict(features).float(), self.native_size)
-        error = self._drawn(features, mean, noise, steps)
-        return mean + self.whitening.filter(error, self.whitening.scale * self.whitening.gain)
+        return self._image(mean, self._drawn(features, mean, noise, steps))
 
     @torch.no_grad()
     def calibrate(self, batches: Iterable[tuple[Tensor, Tensor]]) -> None:
         """Has samples of validation images vary by as much as the mean of infinitely many of them errs, in each band of one
-        cycle an image: those of a small network vary too little. Takes features (B, *feature_shape) and images (B, 3, n, n) in
-        [-1, 1]. From two samples of each image, with errors s and s', and the image's own error e, both are known without
-        bias: E (s - s')^2 / 2, and E (s - e)(s' - e).
+        cycle an image: those of a small network vary too little, and where an image is white or black they are clamped. Takes
+        features (B, *feature_shape) and images (B, 3, n, n) in [-1, 1], all of which it holds at once. From two samples of
+        each image, with errors s and s', and the image's own error e, both are known without bias: E (s - s')^2 / 2, and
+        E (s - e)(s' - e).
         """
-        spread, error = torch.zeros(2, self.native_size, self.native_size, device=self.whitening.gain.device)
+        held = []
         for number, (features, images) in enumerate(batches):
             mean = pixels.resize(self.predict(features).float(), self.native_size)
             noise = torch.randn((2, *images.shape), generator=torch.Generator().manual_seed(number)).to(images.device)
-            a, b = (self.whitening.spectrum(self._drawn(features, mean, one, STEPS)) for one in noise)
-            true = self.whitening.spectrum(images - mean) / self.whitening.scale
-            spread += (a - b).square().sum((0, 1)) / 2
-            error += ((a - true) * (b - true)).sum((0, 1))
-        cycles = torch.arange(self.native_size, device=spread.device) / 2
+            held.append((images, mean, [self._drawn(features, mean, one, STEPS) for one in noise]))
+        cycles = torch.arange(self.native_size, device=mean.device) / 2
         bands = torch.hypot(cycles[:, None], cycles).long().flatten()
-        ratio = torch.bincount(bands, error.flatten()) / torch.bincount(bands, spread.flatten())
-        self.whitening.gain.copy_(ratio.clamp(0.25, 4).sqrt()[bands].view_as(spread))
+        self.whitening.gain.fill_(1)
+        for _ in range(3):  # a larger gain is clamped more
+            spread, error = torch.zeros(2, self.native_size, self.native_size, device=mean.device)
+            for images, mean, drawn in held:
+                a, b = (self.whitening.spectrum(self._image(mean, one).clamp(-1, 1) - images) for one in drawn)
+                spread += (a - b).square().sum((0, 1)) / 2
+                error += (a * b).sum((0, 1))
+            ratio = torch.bincount(bands, error.flatten()) / torch.bincount(bands, spread.flatten())
+            self.whitening.gain.mul_(ratio.clamp(0.25, 4).sqrt()[bands].view_as(spread))
+
+    def _image(self, mean: Tensor, drawn: Tensor) -> Tensor:
+        """The sample that a whitened error makes of the mean image, not clamped; all (B, 3, n, n)."""
+        return mean + self.whitening.filter(drawn, self.whitening.scale * self.whitening.gain)
 
     def _drawn(self, features: Tensor, mean: Tensor, noise: Tensor, steps: int) -> Tensor:
         """Whitened errors from noise, both (B, 3, n, n)."""

@@ -10,7 +10,7 @@ from torch import Tensor
 from torchmetrics.functional.regression import spearman_corrcoef
 
 from inversion.core import pixels
-from inversion.core.drawing import side_by_side, stacked
+from inversion.core.drawing import stacked
 from inversion.results.trained import TrainedRun
 from inversion.studies.result import Result, samples
 from inversion.studies.subject import Subject, check_range, image_scores
@@ -18,12 +18,11 @@ from inversion.studies.subject import Subject, check_range, image_scores
 
 def extremes_figure(subject: Subject, run: TrainedRun, title: str, mse: Tensor, number: int) -> Image.Image:
     order = mse.argsort()
-    figures = []
-    for name, places in (("best", order[:number]), ("worst", order[-number:].flip(0))):
+    columns: dict[str, Tensor] = {}
+    for name, places in (("Best", order[:number]), ("Worst", order[-number:].flip(0))):
         images = pixels.to_input(subject.images[places])
-        columns = {"Original": images, f"MSE {mse[places].min():.4f} to {mse[places].max():.4f}": run.reconstruct(images)}
-        figures.append(samples(columns, title=f"{title}, {name}"))
-    return side_by_side(figures)
+        columns |= {name: images, f"MSE {mse[places].min():.4f} to {mse[places].max():.4f}": run.reconstruct(images)}
+    return samples(columns, title=title)
 
 
 def compare_layers(subject: Subject, folder: Path, shown: int, extremes: int) -> Result:

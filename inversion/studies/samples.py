@@ -77,7 +77,6 @@ def _rows(subject: Subject, run: TrainedRun, drawn: Tensor, seed: int, layers: S
     for name, found in candidates.items():
         for band, tensors in bands_of(truth, found, mean, subject.mean_image()).items():
             rows.append({"what": name, "band": band, **scores(*tensors)})
-    for name, found in candidates.items():
         histogram = calibration.rank_histogram(truth, found)
         rows += [{"what": f"rank histogram, {name}", "value": float(share)} for share in histogram]
     other = truth.roll(len(truth) // 2, 0)

@@ -113,6 +113,17 @@ def test_samples_are_calibrated_to_vary_by_as_much_as_their_mean_errs():
     assert float(ratio[fine].mean()) == pytest.approx(1, abs=0.05) == float(ratio[~fine].mean())
 
 
+def test_calibration_minds_that_samples_are_clamped():
+    """Of images that are nearly white."""
+    decoder, features = flow("conv5", 16).eval(), torch.randn(300, 256, 6, 6)
+    decoder.mean.predict = lambda features: torch.full((len(features), 3, 16, 16), 0.9)
+    images = (0.9 + 0.2 * torch.randn(300, 3, 16, 16)).clamp(-1, 1)
+    decoder.whitening.update(images - 0.9, first=True)
+    decoder.calibrate(zip(features.split(100), images.split(100), strict=True))
+    a, b = (sample - images for sample in decoder.samples(features, 2, seed=0).unbind(1))
+    assert float((a - b).square().mean() / 2 / (a * b).mean()) == pytest.approx(1, abs=0.03)
+
+
 def test_a_flow_learns_what_is_not_gaussian():
     """Errors each of which is one of two, never their mean."""
     decoder = flow("conv5", 16).train()
