@@ -17,15 +17,15 @@ class CompactDecoder(Decoder):
     resolution, or a share of it: no weight or time goes into interpolated pixels, little into large maps, and no checkerboards
     appear. Feature maps are brought to `channels[0]` by a 1x1 convolution, in a ring of empty cells for what lies outside;
     vectors pass through hidden layers (batch normalisation, LeakyReLU, dropout) and a linear one to a 4x4 map. Each size then
-    has `depth` residual convolutions (batch normalisation, LeakyReLU). Between sizes a 1x1 convolution changes the channels
-    and a bilinear resize the side; the first lays maps where the encoder saw them (`place`). The last convolution is linear.
+    has `depth` residual separable convolutions. Between sizes a 1x1 convolution changes the channels and a bilinear resize the
+    side; the first lays maps where the encoder saw them (`place`). The last convolution is linear.
 
     Args:
         channels: one width per size, smallest size first. Those before the last are evenly spaced, on a logarithmic scale,
-            between that of the features (with their ring) and half of the last: 4, 8, 16, 32 for a vector and 32 pixels.
+            from that of the features (with their ring) to half of the last, if larger: 4, 8, 16, 32 for a vector and 32.
         resolution: the last size, as a share of `native_size`, to which the image is then resized: what the features say
             nothing about takes no time.
-        depth: number of residual convolutions at each size, 0 or more.
+        depth: number of residual separable convolutions at each size, 0 or more.
         bottleneck, hidden, dropout: width and number of the hidden layers, and the share of their units dropped in training;
             None for feature maps.
         kernel: side of all kernels but the 1x1 ones, odd.
@@ -75,7 +75,7 @@ class CompactDecoder(Decoder):
                 width = bottleneck
             self.enter = nn.Sequential(*layers, nn.Linear(width, first * side**2), nn.Unflatten(1, (first, side, side)))
         last = max(1, round(native_size * resolution))
-        self.sizes = [*sizes_between(side, math.ceil(last / 2), len(channels) - 1), last]
+        self.sizes = [*sizes_between(side, max(min(side, last), math.ceil(last / 2)), len(channels) - 1), last]
         self.change = nn.ModuleList([nn.Identity(), *(nn.Conv2d(a, b, 1) for a, b in pairwise(channels))])
         residuals = ([Residual(width, kernel, slope) for _ in range(n)] for width, n in zip(channels, depth, strict=True))
         self.refine = nn.ModuleList(nn.Sequential(*layers) for layers in residuals)

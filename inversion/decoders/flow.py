@@ -178,9 +178,9 @@ class FlowDecoder(Decoder):
     def calibrate(self, batches: Iterable[tuple[Tensor, Tensor]]) -> None:
         """Has samples of validation images vary by as much as the mean of infinitely many of them errs, in each band of one
         cycle an image: those of a small network vary too little, and where an image is white or black they are clamped. Takes
-        features (B, *feature_shape) and images (B, 3, n, n) in [-1, 1], all of which it holds at once. From two samples of
-        each image, with errors s and s', and the image's own error e, both are known without bias: E (s - s')^2 / 2, and
-        E (s - e)(s' - e).
+        features (B, *feature_shape) and images (B, 3, n, n) in [-1, 1], and holds four times the size of all of these images.
+        From two samples of each image, with errors s and s', and the image's own error e, both are known without bias:
+        E (s - s')^2 / 2, and E (s - e)(s' - e). Colours and frequencies of a band count by their power.
         """
         held = []
         for number, (features, images) in enumerate(batches):
@@ -196,8 +196,8 @@ class FlowDecoder(Decoder):
                 a, b = (self.whitening.spectrum(self._image(mean, one).clamp(-1, 1) - images) for one in drawn)
                 spread += (a - b).square().sum((0, 1)) / 2
                 error += (a * b).sum((0, 1))
-            ratio = torch.bincount(bands, error.flatten()) / torch.bincount(bands, spread.flatten())
-            self.whitening.gain.mul_(ratio.clamp(0.25, 4).sqrt()[bands].view_as(spread))
+            ratio = (torch.bincount(bands, error.flatten()) / torch.bincount(bands, spread.flatten())).nan_to_num(1)
+            self.whitening.gain.mul_(ratio.clamp_min(0.25).sqrt()[bands].view_as(spread)).clamp_(0.5, 2)
 
     def _image(self, mean: Tensor, drawn: Tensor) -> Tensor:
         """The sample that a whitened error makes of the mean image, not clamped; all (B, 3, n, n)."""

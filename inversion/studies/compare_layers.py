@@ -20,8 +20,8 @@ def extremes_figure(subject: Subject, run: TrainedRun, title: str, mse: Tensor, 
     order = mse.argsort()
     columns: dict[str, Tensor] = {}
     for name, places in (("Best", order[:number]), ("Worst", order[-number:].flip(0))):
-        images = pixels.to_input(subject.images[places])
-        columns |= {name: images, f"MSE {mse[places].min():.4f} to {mse[places].max():.4f}": run.reconstruct(images)}
+        images, errors = pixels.to_input(subject.images[places]), mse[places]
+        columns |= {name: images, f"{name}, MSE {errors.min():.4f} to {errors.max():.4f}": run.reconstruct(images)}
     return samples(columns, title=title)
 
 

@@ -99,8 +99,8 @@ def fit_decoder(cfg: DictConfig, folder: Path, kind: type[InversionModule] = Inv
 
 def calibrate(module: InversionModule, datamodule: ImageDataModule, best: Path, device: torch.device) -> None:
     """Calibrates the flow's samples on validation images, at most 1,000, in the module and in its best checkpoint."""
-    encoder, decoder, images = module.encoder.to(device), cast(FlowDecoder, module.decoder), datamodule.images("val")
-    chosen = images[torch.linspace(0, len(images) - 1, min(1000, len(images))).long()].split(64)
+    encoder, decoder, held = module.encoder.to(device), cast(FlowDecoder, module.decoder), datamodule.images("val")
+    chosen = held[torch.linspace(0, len(held) - 1, min(1000, len(held))).long()].split(64)
     progress = tqdm(chosen, desc="Calibrating samples", unit="batch", leave=False, disable=None)
     natives = (pixels.normalize(some.to(device)) for some in progress)
     decoder.calibrate((module.standardize(encoder(pixels.resize(images, pixels.INPUT_SIZE))), images) for images in natives)

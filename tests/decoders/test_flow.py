@@ -124,6 +124,17 @@ def test_calibration_minds_that_samples_are_clamped():
     assert float((a - b).square().mean() / 2 / (a * b).mean()) == pytest.approx(1, abs=0.03)
 
 
+def test_calibration_weighs_colours_by_their_power():
+    """Luminance's errors, a hundred times as strong as colour's, are larger than the whitening knows, colour's smaller."""
+    decoder, features = flow("conv5", 16).eval(), torch.randn(200, 256, 6, 6)
+    mean = pixels.resize(decoder.predict(features), 16).detach()
+    errors = decoder.whitening.filter(torch.randn(200, 3, 16, 16), torch.tensor([0.2, 0.02, 0.02])[:, None, None])
+    decoder.whitening.update(errors, first=True)
+    images = mean + decoder.whitening.filter(errors, torch.tensor([1.2, 0.8, 0.8])[:, None, None])
+    decoder.calibrate(zip(features.split(100), images.split(100), strict=True))
+    assert float(decoder.whitening.gain.mean()) == pytest.approx(1.2, abs=0.05)
+
+
 def test_a_flow_learns_what_is_not_gaussian():
     """Errors each of which is one of two, never their mean."""
     decoder = flow("conv5", 16).train()

@@ -17,7 +17,7 @@ from inversion.studies import (
 )
 
 SMALL = {
-    "compare_layers": {"shown": 2, "extremes": 2},
+    "compare_layers": {"shown": 2, "extremes": 3},
     "frequency": {},
     "channels": {"images": 2, "candidates": 3, "shown": 1},
     "position_colour": {"images": 2, "shown": 1, "shifts": "[8]", "turns": "[90]"},
