@@ -17,19 +17,18 @@ class CompactDecoder(Decoder):
     resolution, or a share of it: no weight or time goes into interpolated pixels, little into large maps, and no checkerboards
     appear. Feature maps are brought to `channels[0]` by a 1x1 convolution, in a ring of empty cells for what lies outside;
     vectors pass through hidden layers (batch normalisation, LeakyReLU, dropout) and a linear one to a 4x4 map. Each size then
-    has `depth` residual separable convolutions. Between sizes a 1x1 convolution changes the channels and a bilinear resize the
+    has `depth` residual convolutions. Between sizes a 1x1 convolution changes the channels and a bilinear resize the
     side; the first lays maps where the encoder saw them (`place`). The last convolution is linear.
 
     Args:
         channels: one width per size, smallest size first. Those before the last are evenly spaced, on a logarithmic scale,
             from that of the features (with their ring) to half of the last, if larger: 4, 8, 16, 32 for a vector and 32.
-        resolution: the last size, as a share of `native_size`, to which the image is then resized: what the features say
-            nothing about takes no time.
-        depth: number of residual separable convolutions at each size, 0 or more.
+        resolution: the last size, as a share of `native_size`, to which the image is then resized.
+        depth: number of residual convolutions at each size, 0 or more.
+        separable: whether each of these is a depthwise and a 1x1 convolution (Chollet 2017, arXiv 1610.02357).
         bottleneck, hidden, dropout: width and number of the hidden layers, and the share of their units dropped in training;
             None for feature maps.
-        kernel: side of all kernels but the 1x1 ones, odd.
-        slope: LeakyReLU's negative slope.
+        kernel, slope: side of all kernels but the 1x1 ones, odd; LeakyReLU's negative slope.
     """
 
     def __init__(
@@ -41,6 +40,7 @@ class CompactDecoder(Decoder):
         channels: Sequence[int],
         depth: Sequence[int],
         resolution: float = 1.0,
+        separable: bool = True,
         bottleneck: int | None = None,
         hidden: int | None = None,
         dropout: float | None = None,
@@ -77,7 +77,7 @@ class CompactDecoder(Decoder):
         last = max(1, round(native_size * resolution))
         self.sizes = [*sizes_between(side, max(min(side, last), math.ceil(last / 2)), len(channels) - 1), last]
         self.change = nn.ModuleList([nn.Identity(), *(nn.Conv2d(a, b, 1) for a, b in pairwise(channels))])
-        residuals = ([Residual(width, kernel, slope) for _ in range(n)] for width, n in zip(channels, depth, strict=True))
+        residuals = ([Residual(c, kernel, slope, separable) for _ in range(n)] for c, n in zip(channels, depth, strict=True))
         self.refine = nn.ModuleList(nn.Sequential(*layers) for layers in residuals)
         self.leave = nn.Sequential(nn.LeakyReLU(slope), nn.Conv2d(channels[-1], 3, kernel, padding=kernel // 2))
 
@@ -92,15 +92,14 @@ class CompactDecoder(Decoder):
 
 
 class Residual(nn.Module):
-    """x + LeakyReLU(norm(conv(x))); (B, C, H, W) -> the same shape. The convolution is separable (Chollet 2017, arXiv
-    1610.02357): each channel's own one, then a 1x1 convolution.
-    """
+    """x + LeakyReLU(norm(conv(x))); (B, C, H, W) -> the same shape."""
 
-    def __init__(self, width: int, kernel: int, slope: float) -> None:
+    def __init__(self, width: int, kernel: int, slope: float, separable: bool) -> None:
         super().__init__()
-        depthwise = nn.Conv2d(width, width, kernel, padding=kernel // 2, groups=width, bias=False)
-        pointwise = nn.Conv2d(width, width, 1, bias=False)
-        self.branch = nn.Sequential(depthwise, pointwise, nn.BatchNorm2d(width), nn.LeakyReLU(slope))
+        groups = width if separable else 1
+        convolutions = [nn.Conv2d(width, width, kernel, padding=kernel // 2, groups=groups, bias=False)]
+        convolutions += [nn.Conv2d(width, width, 1, bias=False)] if separable else []
+        self.branch = nn.Sequential(*convolutions, nn.BatchNorm2d(width), nn.LeakyReLU(slope))
 
     def forward(self, x: Tensor) -> Tensor:
         return x + self.branch(x)
