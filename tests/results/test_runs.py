@@ -61,6 +61,15 @@ def test_samples_of_other_images_get_a_figure_of_their_own(sweep, tmp_path):
     assert [path.name for path in paths] == ["samples.png", "samples_2.png", "samples_3.png"]
 
 
+def test_samples_that_another_machine_rounded_share_the_figure(sweep, tmp_path):
+    (run,) = load(sweep / "fc8")
+    rounded = run.samples.originals.clone()
+    rounded[0, 0, 0, :9] ^= 1
+    others = outcome.Samples(run.samples.files, rounded, run.samples.reconstructions)
+    (path,) = reports.write_figures(tmp_path, [run, replace(run, samples=others)])
+    assert path.name == "samples.png"
+
+
 def test_metrics_that_are_not_finite_become_null(tmp_path):
     outcome.write_metrics(tmp_path, {"val": {"mse": math.nan, "psnr": math.inf, "ssim": 0.5}})
     assert json.loads((tmp_path / "metrics.json").read_text()) == {"val": {"mse": None, "psnr": None, "ssim": 0.5}}
