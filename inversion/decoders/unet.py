@@ -105,23 +105,28 @@ class UNet(nn.Module):
 
 
 class Block(nn.Module):
-    """x + conv(norm(conv(norm(x)))), the second scaled and shifted by the embedding: (B, inputs, h, w) -> (B, outputs,
-    h, w).
+    """x + conv(norm(conv(norm(x)))), the second norm scaled and shifted by the embedding, convolutions separable: (B, inputs,
+    h, w) -> (B, outputs, h, w).
     """
 
     def __init__(self, inputs: int, outputs: int, embedding: int) -> None:
         super().__init__()
-        self.first = nn.Sequential(nn.GroupNorm(inputs // GROUP, inputs), nn.SiLU(), nn.Conv2d(inputs, outputs, 3, padding=1))
+        self.first = nn.Sequential(nn.GroupNorm(inputs // GROUP, inputs), nn.SiLU(), separable(inputs, outputs))
         self.norm = nn.GroupNorm(outputs // GROUP, outputs)
         self.modulate = nn.Linear(embedding, 2 * outputs)
-        self.second = nn.Conv2d(outputs, outputs, 3, padding=1)
-        nn.init.zeros_(self.second.weight)
+        self.second = separable(outputs, outputs)
+        nn.init.zeros_(self.second[-1].weight)
         self.skip = nn.Conv2d(inputs, outputs, 1) if inputs != outputs else nn.Identity()
 
     def forward(self, x: Tensor, embedding: Tensor) -> Tensor:
         scale, shift = self.modulate(embedding)[..., None, None].chunk(2, dim=1)
         y = self.norm(self.first(x)) * (1 + scale) + shift
         return self.skip(x) + self.second(silu(y))
+
+
+def separable(inputs: int, outputs: int) -> nn.Sequential:
+    """A depthwise and a 1x1 convolution (Chollet 2017, arXiv 1610.02357)."""
+    return nn.Sequential(nn.Conv2d(inputs, inputs, 3, padding=1, groups=inputs, bias=False), nn.Conv2d(inputs, outputs, 1))
 
 
 def waves(time: Tensor, number: int = 64) -> Tensor:
