@@ -82,12 +82,11 @@ def sample_columns(samples: Tensor) -> dict[str, Tensor]:
     """Samples (N, K, 3, S, S) in [-1, 1] as a figure's columns by title, and if there are two or more a map of where they
     differ: each pixel's standard deviation between them, over the colours, black for none, white for a quarter of the range.
     """
-    shown = samples.flatten(0, 1)
-    columns = pixels.to_display(shown).unflatten(0, samples.shape[:2])
+    columns = pixels.to_display(samples)
     named = {f"Sample {number}": columns[:, number - 1] for number in range(1, samples.shape[1] + 1)}
     if samples.shape[1] == 1:
         return named
-    spread = pixels.denormalize(shown).unflatten(0, samples.shape[:2]).var(1).mean(1, keepdim=True).sqrt().cpu()
+    spread = pixels.denormalize(samples).var(1).mean(1, keepdim=True).sqrt().cpu()
     return named | {"Where they differ": pixels.to_uint8((4 * spread).clamp(0, 1)).expand(-1, 3, -1, -1).contiguous()}
 
 

@@ -4,7 +4,6 @@ from abc import ABC, abstractmethod
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import suppress
 from functools import cached_property
-from hashlib import sha256
 from statistics import median
 from typing import Any
 
@@ -121,10 +120,6 @@ class ImageDataModule(LightningDataModule, ABC):
                 (self._images[part],) = self.cache.get([entry], fill)
         return self._images[part]
 
-    def digest_of_images(self, part: str) -> str:
-        """SHA-256 of the decoded images, in the split's order."""
-        return sha256(self.images(part).cpu().numpy().data).hexdigest()
-
     def _entry(self, part: str) -> Entry:
         """The decoded images in the cache: they depend on the files, their sizes and times of change, and on Pillow."""
         if part not in self._entries:
@@ -184,7 +179,7 @@ class ImageDataModule(LightningDataModule, ABC):
         return (total / len(self.images("train"))).float()
 
     def samples(self, part: str, number: int) -> tuple[list[str], Tensor]:
-        """Always the same few images, spread evenly over the classes: files, and float (number, 3, 227, 227) in [-1, 1]."""
+        """Always the same few images, evenly spread over the split: files, and float (number, 3, 227, 227) in [-1, 1]."""
         files = self.split.files(part)
         number = min(number, len(files))
         indices = [(2 * i + 1) * len(files) // (2 * number) for i in range(number)]

@@ -39,9 +39,9 @@ def constants(n: int, device: torch.device) -> tuple[Tensor, Tensor]:
 class Whitening(nn.Module):
     """Between images' errors (B, 3, n, n) and the same with unit variance at each frequency of each opponent colour.
 
-    `train_variance` is that of the training images' errors, a running mean over batches; `val_variance` that of validation
-    images', which are larger, since the mean decoder has seen the former; (3, n, n) both. `gain`, (n, n), is what whitened
-    samples are multiplied by, see `FlowDecoder.calibrate`.
+    `train_variance` is that of the training images' errors, a running mean over the last hundred or so batches; `val_variance`
+    that of validation images', which are larger, since the mean decoder has seen the former; (3, n, n) both. `gain`, (n, n),
+    is what whitened samples are multiplied by, see `FlowDecoder.calibrate`.
     """
 
     train_variance: Tensor
@@ -54,7 +54,7 @@ class Whitening(nn.Module):
         for name in ("train_variance", "val_variance"):
             self.register_buffer(name, torch.ones(3, native_size, native_size))
         self.register_buffer("gain", torch.ones(native_size, native_size))
-        self.register_buffer("batches", torch.zeros(2))  # seen of training, and of this validation
+        self.register_buffer("batches", torch.zeros(2))  # seen of training, and images of this validation
 
     def update(self, errors: Tensor, first: bool) -> None:
         """Takes the errors of a batch into account, in training those of training images, else those of validation images,
@@ -64,8 +64,8 @@ class Whitening(nn.Module):
             self.batches[0] += 1
             self.train_variance.lerp_(power, (1 / self.batches[0]).clamp_min(0.01))
         else:
-            self.batches[1] = 1 if first else self.batches[1] + 1
-            self.val_variance.lerp_(power, 1 / self.batches[1])
+            self.batches[1] = len(errors) + (0 if first else self.batches[1])
+            self.val_variance.lerp_(power, len(errors) / self.batches[1])
 
     def spectrum(self, images: Tensor) -> Tensor:
         """Cosine coefficients of opponent colours, the same shape. In float32, as variances differ by a million."""
@@ -159,8 +159,8 @@ class FlowDecoder(Decoder):
         return found + gate * z
 
     def samples(self, features: Tensor, number: int, seed: int, steps: int = STEPS) -> Tensor:
-        """Features (B, *feature_shape) -> native images (B, number, 3, n, n) in [-1, 1]. The noise depends on the seed and on
-        the image's place in the batch.
+        """Features (B, *feature_shape) -> native images (B, number, 3, n, n) in [-1, 1]. The noise depends on the seed and
+        the image's place, and on the number.
         """
         shape = (len(features) * number, 3, self.native_size, self.native_size)
         noise = torch.randn(shape, generator=torch.Generator().manual_seed(seed))

@@ -115,7 +115,7 @@ class Block(nn.Module):
         self.norm = nn.GroupNorm(outputs // GROUP, outputs)
         self.modulate = nn.Linear(embedding, 2 * outputs)
         self.second = separable(outputs, outputs)
-        nn.init.zeros_(self.second[-1].weight)
+        nn.init.zeros_(self.second[-1].weight)  # type: ignore[arg-type]
         self.skip = nn.Conv2d(inputs, outputs, 1) if inputs != outputs else nn.Identity()
 
     def forward(self, x: Tensor, embedding: Tensor) -> Tensor:

@@ -48,7 +48,7 @@ def find_weights(weights: str, names: Collection[str]) -> dict[str, Tensor]:
     if not path.is_file():
         trouble = "a folder" if path.is_dir() else "no such file"
         raise InputError(f"encoder.weights={weights}: {trouble}; give 'imagenet', 'random' or the path of weights.")
-    content = _flat(_read(path))
+    content = flattened(_read(path))
     tensors = {key: value for key, value in content.items() if isinstance(value, Tensor)}
     found: dict[str, dict[str, str]] = {}  # prefix -> name -> key
     for key in tensors:
@@ -124,7 +124,7 @@ def _reason(path: Path, error: Exception) -> str:
     return CODE if kind and isinstance(error, UnpicklingError) else "cut off or damaged"
 
 
-def _flat(content: object) -> dict[str, Any]:
+def flattened(content: object) -> dict[str, Any]:
     """Whatever nested mappings hold, under their keys joined by dots, the outer ones first."""
     flat, pending = {}, [("", content)]
     for prefix, value in pending:

@@ -1,11 +1,4 @@
-"""A trained run, loaded: images in, reconstructions out.
-
-import inversion
-
-conv5 = inversion.load("outputs/<sweep>/conv5")
-images = inversion.read_images(["photo.jpg"], conv5.native_size)  # (1, 3, 227, 227) in [-1, 1]
-reconstructions = conv5.reconstruct(images)                       # the same shape and range
-"""
+"""A trained run, loaded: images in, reconstructions out."""
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path

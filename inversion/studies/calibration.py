@@ -3,31 +3,21 @@
 `truth` is (N, D) and `samples` (N, K, D): N images of D numbers each, pixels or coefficients, and K samples of each.
 """
 
-from typing import NamedTuple
-
 import torch
 from torch import Tensor
 
 
-class Errors(NamedTuple):
-    """Mean squared errors per number."""
-
-    sample: float
-    """Of one sample. Twice that of the conditional mean, if samples are exact."""
-    mean: float
-    """Of the mean of infinitely many samples: that of the mean of K, less the K-th part of the spread."""
-    spread: float
-    """The variance between an image's samples. Equal to `mean`, if samples are exact."""
-
-
-def errors(truth: Tensor, samples: Tensor) -> Errors:
-    """Raises ValueError for fewer than two samples."""
+def errors(truth: Tensor, samples: Tensor) -> tuple[float, float, float]:
+    """Mean squared errors per number: of one sample, twice the next if samples are exact; of the mean of infinitely many,
+    which is that of the mean of K less the K-th part of the spread; and the spread, the variance between an image's samples,
+    equal to the second if they are exact. Raises ValueError for fewer than two samples.
+    """
     number = samples.shape[1]
     if number < 2:
         raise ValueError("the spread needs two samples")
     spread = float(samples.var(1).mean())
     of_mean = float((samples.mean(1) - truth).square().mean())
-    return Errors(float((samples - truth[:, None]).square().mean()), of_mean - spread / number, spread)
+    return float((samples - truth[:, None]).square().mean()), of_mean - spread / number, spread
 
 
 def rank_histogram(truth: Tensor, samples: Tensor) -> Tensor:

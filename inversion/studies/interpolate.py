@@ -15,6 +15,7 @@ from torchmetrics.functional.image import total_variation
 
 from inversion.core import pixels
 from inversion.core.drawing import stacked
+from inversion.core.errors import InputError
 from inversion.studies.result import Result, samples
 from inversion.studies.subject import BATCH, Subject, check_range
 
@@ -51,6 +52,8 @@ def strip(rows: Mapping[str, Tensor], columns: Sequence[str], title: str = "") -
 def interpolate(subject: Subject, folder: Path, pairs: int, steps: int, classes: int, draws: int) -> Result:
     check_range(1, pairs=pairs, classes=classes, draws=draws)
     check_range(3, steps=steps)
+    if steps % 2 == 0:
+        raise InputError(f"study.interpolate.steps={steps} must be odd, for one to be halfway.")
     check_range(2, images=len(subject.files))
     labels = subject.labels.unique().tolist()
     classes, draws = min(classes, len(labels)), min(draws, len(subject.files))
@@ -66,7 +69,7 @@ def interpolate(subject: Subject, folder: Path, pairs: int, steps: int, classes:
         ways[title] = run.decode(between(of_ends, steps).flatten(0, 1)).unflatten(0, (-1, steps))
         means[title] = run.decode(class_means(features, subject.labels, chosen))
         random[title] = run.decode(random_features(features, draws, torch.Generator().manual_seed(0)))
-        usual = detail(run.decode(features[:BATCH]))
+        usual = detail(run.decode(features[:: -(-len(features) // BATCH)]))
         shares[title] = {
             "halfway": detail(ways[title][:, steps // 2]) / detail(run.decode(of_ends)),
             "class mean": detail(means[title]) / usual,

@@ -21,6 +21,7 @@ from tqdm import tqdm
 from inversion.core import pixels
 from inversion.core.drawing import layers_figure, sample_columns
 from inversion.core.errors import InputError
+from inversion.data.batches import hashed_seed
 from inversion.decoders.flow import COLOURS, FlowDecoder, cosine_basis
 from inversion.encoders.alexnet import TAPS
 from inversion.results.trained import TrainedRun
@@ -29,39 +30,33 @@ from inversion.studies.result import Result, layer_colour, new_figure
 from inversion.studies.subject import BATCH, Subject, check_range
 from inversion.training.building import build
 
-BANDS = (0, 1, 2, 4, 8, 12, 16, 20, 28, 48)
+BANDS = (0, 1, 2, 4, 8, 12, 16, 20, 28, 48, 80, 128, 192)
 """Edges in cycles per image."""
 SHARES = (0.5, 0.9)
 FLOW, NOISE = "samples", "mean + noise"
 
 
 def samples(subject: Subject, folder: Path, number: int, steps: int, seed: int, layers: Sequence[str], shown: int) -> Result:
-    check_range(2, number=number)
+    check_range(2, number=number, images=len(subject.files))
     check_range(1, steps=steps, shown=shown)
+    if unknown := set(layers) - set(TAPS):
+        raise InputError(f"study.samples.layers={list(layers)}: AlexNet has no {min(unknown)}; it has {', '.join(TAPS)}.")
     flows = {title: run for title, run in subject.runs.items() if isinstance(run.decoder, FlowDecoder)}
     if not flows:
         raise InputError("study=samples is for runs of decoder=flow, and there are none among these.")
     rows: list[dict[str, Any]] = []
     originals, pictures, findings = subject.samples(shown), {}, []
     for title, run in flows.items():
-        batches = enumerate(subject.features(run).split(4))
-        progress = tqdm(
-            batches, f"{title}: {number} samples of each image", -(-len(subject.images) // 4), leave=False, disable=None
-        )
-        drawn = torch.cat([run.native_samples(some, number, seed + i, steps) for i, some in progress])
-        drawn = pixels.denormalize(drawn.flatten(0, 1)).unflatten(0, drawn.shape[:2])
-        own = _rows(subject, run, drawn, seed, layers)
+        chunks = tqdm(subject.features(run).split(4), f"{title}: {number} samples of each image", leave=False, disable=None)
+        drawn = [run.native_samples(some, number, hashed_seed(seed, i), steps) for i, some in enumerate(chunks)]
+        own = _rows(subject, run, pixels.denormalize(torch.cat(drawn)), seed, layers)
         rows += [{"run": title, **row} for row in own]
         findings.append(f"{title}: {_finding(own, run.layer)}")
         pictures[title] = {"Mean": pixels.to_display(run.reconstruct(originals))}
         pictures[title] |= sample_columns(run.sample(originals, 4, seed, steps))
     runs = {title: run.layer for title, run in flows.items()}
-    shown_samples = layers_figure(pixels.to_display(originals), pictures, tile=128)
-    figures: dict[str, Figure | Image] = {
-        "samples": shown_samples,
-        "open": _open_figure(rows, runs),
-        "calibration": _calibration_figure(rows, runs),
-    }
+    figures: dict[str, Figure | Image] = {"samples": layers_figure(pixels.to_display(originals), pictures, tile=128)}
+    figures |= {"open": _open_figure(rows, runs), "calibration": _calibration_figure(rows, runs)}
     findings.append("What is absent from samples is absent from the features, or beyond the generator.")
     return Result(figures, rows, findings)
 
@@ -84,7 +79,6 @@ def _rows(subject: Subject, run: TrainedRun, drawn: Tensor, seed: int, layers: S
     rows.append({"what": "shuffled", "sample_ratio": ratio})
     rows += [{"what": "features", **row} for row in _seen(run, truth, drawn[:, 0], mean, layers)]
     rows += [{"what": "open", "band": name, "open_share": value} for name, value in left_open(drawn, truth).items()]
-    rows.append({"what": "diversity", **_diversity(drawn)})
     rows.append({"what": "nearest training image", **_nearest(subject, truth, drawn[:, 0])})
     return rows
 
@@ -94,7 +88,7 @@ def _finding(rows: Sequence[dict[str, Any]], layer: str) -> str:
     kinds = {kind: [row for row in rows if row["what"] == kind] for kind in dict.fromkeys(row["what"] for row in rows)}
     whole, noise, near = kinds[FLOW][0], kinds[NOISE][0], kinds["nearest training image"][0]
     seen = next(row for row in kinds["features"] if row["layer"] == layer)
-    power = [row["power"] for row in kinds[FLOW][1:] if 2 <= int(row["band"].split("-")[0]) < 28]
+    power = {row["band"]: row["power"] for row in kinds[FLOW][1:] if 2 <= int(row["band"].split("-")[0]) < 28}
     shares = ", ".join(f"{row['open_share']:.0%} of {row['band']}" for row in kinds["open"])
     rank = {
         kind: f"{seen[f'{kind}_rank']:.2f} ({seen[f'{kind}_rank_low']:.2f} to {seen[f'{kind}_rank_high']:.2f})"
@@ -107,7 +101,8 @@ def _finding(rows: Sequence[dict[str, Any]], layer: str) -> str:
             f"{whole['mean_ratio']:.3f} times, and their spread is {whole['spread_ratio']:.2f} times that (1 if exact).",
             f"Intervals of 50 and 90 % hold {whole['coverage_50']:.1%} and {whole['coverage_90']:.1%} of the pixels",
             f"({noise['coverage_50']:.1%} and {noise['coverage_90']:.1%} for the single best image with noise).",
-            f"From 2 to 28 cycles samples have {min(power):.2f} to {max(power):.2f} times the images' power.",
+            f"Up to {[*power][-1].split('-')[1]} cycles, from 2, samples have {min(power.values()):.2f} to",
+            f"{max(power.values()):.2f} times the images' power.",
             f"At {layer} a sample's features are {seen['sample_distance']:.2f} times as far from the image's as these from",
             f"their mean, the single best image's {seen['mean_distance']:.2f}; found by them among all, the image has a mean",
             f"reciprocal rank of {rank['sample']}, by the single best image's {rank['mean']}.",
@@ -136,14 +131,14 @@ def bands_of(truth: Tensor, drawn: Tensor, mean: Tensor, floor: Tensor) -> dict[
 
 def scores(truth: Tensor, drawn: Tensor, mean: Tensor, floor: Tensor) -> dict[str, float]:
     """A row of the table; arguments as `bands_of` gives them."""
-    errors, histogram = calibration.errors(truth, drawn), calibration.rank_histogram(truth, drawn)
+    (sample, of_many, spread), histogram = calibration.errors(truth, drawn), calibration.rank_histogram(truth, drawn)
     of_mean, variance = float((mean - truth).square().mean()), float((truth - floor).square().mean())
     row = {
         "mean_error": of_mean,
-        "sample_ratio": errors.sample / of_mean,
-        "mean_ratio": errors.mean / of_mean,
-        "spread_ratio": errors.spread / errors.mean,
-        "open_share": errors.spread / variance,
+        "sample_ratio": sample / of_mean,
+        "mean_ratio": of_many / of_mean,
+        "spread_ratio": spread / of_many,
+        "open_share": spread / variance,
         "power": float((drawn - floor).square().mean()) / variance,
         "mean_power": float((mean - floor).square().mean()) / variance,
         "crps": calibration.fair_crps(truth, drawn),
@@ -193,13 +188,6 @@ def left_open(drawn: Tensor, truth: Tensor) -> dict[str, float]:
 
     of_samples, of_images = numbers(drawn), numbers(truth)
     return {name: float(of_samples[name].var(1).mean() / of_images[name].var(0).mean()) for name in of_images}
-
-
-def _diversity(drawn: Tensor) -> dict[str, float]:
-    """Root mean squared differences between two samples of one image, and between samples of two."""
-    within = (drawn[:, 0] - drawn[:, 1]).square().mean().sqrt()
-    between = (drawn[:, 0] - drawn[:, 1].roll(len(drawn) // 2, 0)).square().mean().sqrt()
-    return {"within": float(within), "between": float(between)}
 
 
 def _nearest(subject: Subject, truth: Tensor, drawn: Tensor) -> dict[str, float]:

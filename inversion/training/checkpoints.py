@@ -13,6 +13,7 @@ from torch import nn
 from inversion.core.errors import InputError
 from inversion.core.files import save_atomic
 from inversion.data.datamodule import ImageDataModule
+from inversion.encoders.weights import flattened
 
 BEST = "best"
 LAST = "last"
@@ -113,16 +114,8 @@ def check_match(
 
 def find_differences(before: Mapping[str, Any], now: Mapping[str, Any], but: Sequence[str]) -> list[str]:
     """The options in which two resolved configs differ, as in `seed=0, not 1`; those in the groups `but` are not compared."""
-    then, here = _flat(before), _flat(now)
+    then, here = flattened(before), flattened(now)
     keys = sorted({**then, **here}, key=lambda key: key.count("."))  # seed before data.shuffle_seed, which follows it
     pairs = {key: (then.get(key, "left out"), here.get(key, "left out")) for key in keys}
     compared = (key for key in pairs if not f"{key}.".startswith(tuple(f"{group}." for group in but)))
     return [f"{key}={pairs[key][0]}, not {pairs[key][1]}" for key in compared if pairs[key][0] != pairs[key][1]]
-
-
-def _flat(config: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
-    """Nested options by their dotted names."""
-    options: dict[str, Any] = {}
-    for key, value in config.items():
-        options |= _flat(value, f"{prefix}{key}.") if isinstance(value, Mapping) and value else {f"{prefix}{key}": value}
-    return options

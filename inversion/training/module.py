@@ -86,13 +86,14 @@ class InversionModule(LightningModule):
             return self.loss(prediction, target)
         return self.loss(pixels.resize(prediction, pixels.INPUT_SIZE), pixels.resize(target, pixels.INPUT_SIZE))
 
-    def _log_loss(self, stage: str, loss: Tensor, batch: Batch) -> None:
-        options = {"on_step": False, "on_epoch": True, "batch_size": len(batch.images)}
-        self.log(f"{stage}/loss", loss, prog_bar=True, **options)  # type: ignore[arg-type]
-
-    def _flow_loss(self, stage: str, features: Tensor, batch: Batch, batch_idx: int) -> Tensor:
-        loss = self.decoder.flow_loss(features, batch.images, batch_idx == 0)  # type: ignore[operator]
-        self.log(f"{stage}/flow_loss", loss, on_step=False, on_epoch=True, batch_size=len(batch.images))
+    def _logged(self, stage: str, loss: Tensor, features: Tensor, batch: Batch, batch_idx: int) -> Tensor:
+        """The loss, to which that of a flow is added, if the decoder is one. Logs both."""
+        options: Any = {"on_step": False, "on_epoch": True, "batch_size": len(batch.images)}
+        if isinstance(self.decoder, FlowDecoder):
+            flow_loss = self.decoder.flow_loss(features, batch.images, batch_idx == 0)
+            self.log(f"{stage}/flow_loss", flow_loss, **options)
+            loss = loss + flow_loss
+        self.log(f"{stage}/loss", loss, prog_bar=True, **options)
         return loss
 
     def training_step(self, batch: Batch, batch_idx: int) -> Tensor:
@@ -100,18 +101,12 @@ class InversionModule(LightningModule):
         features = self.standardize(self._features(batch))
         predictions = self.decoder.predictions(features)
         loss = torch.stack([self._loss(prediction.float(), batch.images) for prediction in predictions]).mean()
-        if isinstance(self.decoder, FlowDecoder):
-            loss = loss + self._flow_loss("train", features, batch, batch_idx)
-        self._log_loss("train", loss, batch)
-        return loss
+        return self._logged("train", loss, features, batch, batch_idx)
 
     def validation_step(self, batch: Batch, batch_idx: int) -> None:
         features = self.standardize(self._features(batch))
         prediction = self.decoder.predict(features).float()
-        loss = self._loss(prediction, batch.images)
-        if isinstance(self.decoder, FlowDecoder):
-            loss = loss + self._flow_loss("val", features, batch, batch_idx)
-        self._log_loss("val", loss, batch)
+        self._logged("val", self._loss(prediction, batch.images), features, batch, batch_idx)
         self.val_metrics.update(mean_squared_errors(prediction, batch.images))
         self.log_dict(self.val_metrics, on_step=False, on_epoch=True, batch_size=len(batch.images))
 

@@ -7,6 +7,7 @@ import platform
 import shlex
 import subprocess
 from collections.abc import Mapping, Sequence
+from hashlib import sha256
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
@@ -43,9 +44,11 @@ def provenance(device: torch.device) -> dict[str, Any]:
 
 
 def command_line(program: str) -> str:
-    """The command that this run was started with, or the library call."""
+    """The command that this run was started with, which may be a study's, or the library call."""
     if not HydraConfig.initialized():
         return f"{program} as a library call"
+    name = HydraConfig.get().job.config_name
+    program = "train.py" if name == "config" else f"experiments/{name}.py"
     return shlex.join(["python", program, *HydraConfig.get().overrides.task])
 
 
@@ -69,6 +72,6 @@ def write_provenance(
                 log.warning(f"This run began with {key} {before.get(key)} and is resumed with {value}: it may end otherwise.")
         return
     hashes = {key: metadata[key] for key in ("encoder", "split") if key in metadata}
-    hashes |= {f"{part} images": datamodule.digest_of_images(part) for part in parts}
+    hashes |= {f"{part} images": sha256(datamodule.images(part).cpu().numpy().data).hexdigest() for part in parts}
     content = {"command": command_line(program), "config": metadata["config"], "sha256": hashes, **now}
     write_atomic(path, json.dumps(content, indent=2).encode())

@@ -65,6 +65,14 @@ def test_in_eval_mode_the_validation_images_spectrum_counts_and_each_validation_
     assert float(whitening.train().scale.mean()) == pytest.approx(1, rel=0.02)
 
 
+def test_images_of_a_short_last_batch_count_no_more_than_others():
+    whitening = Whitening(8).eval()
+    whitening.update(torch.ones(63, 3, 8, 8), first=True)
+    whitening.update(torch.full((1, 3, 8, 8), 9.0), first=False)
+    mean = whitening.spectrum(torch.cat([torch.ones(63, 3, 8, 8), torch.full((1, 3, 8, 8), 9.0)])).square().mean(0)
+    torch.testing.assert_close(whitening.val_variance, mean)
+
+
 @pytest.mark.parametrize(
     ("layer", "native_size"), [*((layer, 64) for layer in TAPS), ("conv5", 16), ("fc6", 50), ("conv2", 101)]
 )

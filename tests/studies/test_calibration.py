@@ -20,9 +20,9 @@ def drawn(width=1.0, shift=0.0):
 
 def test_exact_samples_pass():
     truth, samples = drawn()
-    errors = calibration.errors(truth, samples)
-    assert errors.sample == pytest.approx(2, rel=0.02)
-    assert errors.mean == pytest.approx(1, rel=0.03) and errors.spread == pytest.approx(1, rel=0.02)
+    of_sample, of_many, spread = calibration.errors(truth, samples)
+    assert of_sample == pytest.approx(2, rel=0.02)
+    assert of_many == pytest.approx(1, rel=0.03) and spread == pytest.approx(1, rel=0.02)
     histogram = calibration.rank_histogram(truth, samples)
     assert len(histogram) == NUMBER + 1 and float((histogram * (NUMBER + 1) - 1).abs().max()) < 0.1
     for share in (0.5, 0.9):
@@ -33,9 +33,10 @@ def test_exact_samples_pass():
 @pytest.mark.parametrize(("width", "shift"), [(0.5, 0), (2, 0), (1, 1)])
 def test_samples_that_are_too_narrow_too_wide_or_beside_the_truth_fail(width, shift):
     truth, samples = drawn(width, shift)
-    errors, histogram = calibration.errors(truth, samples), calibration.rank_histogram(truth, samples)
-    assert errors.sample == pytest.approx(1 + width**2 + shift**2, rel=0.03)
-    assert errors.mean == pytest.approx(1 + shift**2, rel=0.05) and errors.spread == pytest.approx(width**2, rel=0.02)
+    of_sample, of_many, spread = calibration.errors(truth, samples)
+    assert of_sample == pytest.approx(1 + width**2 + shift**2, rel=0.03)
+    assert of_many == pytest.approx(1 + shift**2, rel=0.05) and spread == pytest.approx(width**2, rel=0.02)
+    histogram = calibration.rank_histogram(truth, samples)
     assert (calibration.coverage(histogram, 0.5) > 0.6) == (width > 1)
     assert (calibration.coverage(histogram, 0.9) < 0.8) == (width < 1 or shift > 0)
     assert calibration.fair_crps(truth, samples) > 1.05 / math.sqrt(math.pi)

@@ -1,14 +1,15 @@
 """What decoders are compared with."""
 
+from types import SimpleNamespace
+
 import pytest
 import torch
 
 from inversion.core import pixels
 from inversion.encoders.alexnet import Encoder
-from inversion.studies import (
-    controls,
-)
+from inversion.studies import controls
 from inversion.studies.subject import Subject, image_scores
+from inversion.training import provenance
 
 
 def test_the_nearest_is_found_whichever_batch_it_is_in(monkeypatch):
@@ -39,6 +40,12 @@ def test_a_control_has_its_runs_recipe_but_for_what_is_compared(subject):
     assert config.decoder == run.metadata["config"]["decoder"] and config.data == run.metadata["config"]["data"]
     assert config.trainer.max_epochs == config.scheduler.T_max == 7 and not config.test
     assert run.metadata["config"]["trainer"]["max_epochs"] == 2
+
+
+def test_what_a_study_trains_tells_of_the_studys_command(monkeypatch):
+    hydra = SimpleNamespace(job=SimpleNamespace(config_name="study"), overrides=SimpleNamespace(task=["study=controls"]))
+    monkeypatch.setattr(provenance, "HydraConfig", SimpleNamespace(initialized=lambda: True, get=lambda: hydra))
+    assert provenance.command_line("train.py") == "python experiments/study.py study=controls"
 
 
 def test_controls_train_what_they_compare_and_resume(sweep, tmp_path):

@@ -3,9 +3,7 @@
 import pytest
 import torch
 
-from inversion.studies import (
-    interpolate,
-)
+from inversion.studies import interpolate
 
 
 def test_from_one_feature_to_another():

@@ -14,6 +14,7 @@ from inversion.studies import (
     interpolate,
     perturb,
     position_colour,
+    samples,
 )
 
 SMALL = {
@@ -92,6 +93,8 @@ def test_what_cant_be_studied_is_said(sweep, tmp_path, one_line, arguments, expe
         (compare_layers.compare_layers, {"extremes": 0}, "extremes=0 must be at least 1"),
         (position_colour.position_colour, {"images": 2, "shifts": [60], "turns": []}, "shifts=.60."),
         (interpolate.interpolate, {"pairs": 0, "steps": 3, "classes": 1, "draws": 1}, "pairs=0"),
+        (interpolate.interpolate, {"pairs": 1, "steps": 4, "classes": 1, "draws": 1}, "steps=4 must be odd"),
+        (samples.samples, {"number": 2, "steps": 1, "seed": 0, "layers": ["conv9"]}, "AlexNet has no conv9"),
         (controls.controls, {"epochs": 0, "autoencoder": False}, "epochs=0 must be at least 1"),
     ],
 )
