@@ -25,7 +25,7 @@ def normalize(images: Tensor) -> Tensor:
 
 
 def denormalize(images: Tensor) -> Tensor:
-    """Floats around [-1, 1] -> float32 in [0, 1]; what lies outside is clamped. Any (B, 3, H, W)."""
+    """Floats around [-1, 1] -> float32 in [0, 1]; what lies outside is clamped. Any (..., 3, H, W)."""
     return images.float().mul(0.5).add(0.5).clamp(0, 1).contiguous()
 
 
@@ -50,7 +50,7 @@ def to_input(images: Tensor) -> Tensor:
 
 
 def to_display(images: Tensor) -> Tensor:
-    """Floats around [-1, 1] -> uint8 in [0, 255], on the CPU: a picture to show. Any (B, 3, H, W)."""
+    """Floats around [-1, 1] -> uint8 in [0, 255], on the CPU: a picture to show. Any (..., 3, H, W)."""
     return to_uint8(denormalize(images)).cpu()
 
 

@@ -96,13 +96,20 @@ class Residual(nn.Module):
 
     def __init__(self, width: int, kernel: int, slope: float, separable: bool) -> None:
         super().__init__()
-        groups = width if separable else 1
-        convolutions = [nn.Conv2d(width, width, kernel, padding=kernel // 2, groups=groups, bias=False)]
-        convolutions += [nn.Conv2d(width, width, 1, bias=False)] if separable else []
-        self.branch = nn.Sequential(*convolutions, nn.BatchNorm2d(width), nn.LeakyReLU(slope))
+        if separable:
+            convolution = separable_convolution(width, width, kernel, bias=False)
+        else:
+            convolution = [nn.Conv2d(width, width, kernel, padding=kernel // 2, bias=False)]
+        self.branch = nn.Sequential(*convolution, nn.BatchNorm2d(width), nn.LeakyReLU(slope))
 
     def forward(self, x: Tensor) -> Tensor:
         return x + self.branch(x)
+
+
+def separable_convolution(inputs: int, outputs: int, kernel: int, bias: bool) -> list[nn.Conv2d]:
+    """A depthwise and a 1x1 convolution (Chollet 2017, arXiv 1610.02357), only the latter with a bias, if any."""
+    depthwise = nn.Conv2d(inputs, inputs, kernel, padding=kernel // 2, groups=inputs, bias=False)
+    return [depthwise, nn.Conv2d(inputs, outputs, 1, bias=bias)]
 
 
 def sizes_between(first: int, last: int, number: int) -> list[int]:

@@ -11,6 +11,7 @@ from torch.nn.functional import avg_pool2d, interpolate, pixel_shuffle, pixel_un
 from inversion.core import pixels
 from inversion.core.errors import InputError
 from inversion.decoders.base import check_number, check_numbers
+from inversion.decoders.compact import separable_convolution
 from inversion.encoders.alexnet import place
 
 GROUP = 8  # channels of a group of the group normalisation
@@ -111,10 +112,11 @@ class Block(nn.Module):
 
     def __init__(self, inputs: int, outputs: int, embedding: int) -> None:
         super().__init__()
-        self.first = nn.Sequential(nn.GroupNorm(inputs // GROUP, inputs), nn.SiLU(), separable(inputs, outputs))
+        first = nn.Sequential(*separable_convolution(inputs, outputs, 3, bias=True))
+        self.first = nn.Sequential(nn.GroupNorm(inputs // GROUP, inputs), nn.SiLU(), first)
         self.norm = nn.GroupNorm(outputs // GROUP, outputs)
         self.modulate = nn.Linear(embedding, 2 * outputs)
-        self.second = separable(outputs, outputs)
+        self.second = nn.Sequential(*separable_convolution(outputs, outputs, 3, bias=True))
         nn.init.zeros_(self.second[-1].weight)  # type: ignore[arg-type]
         self.skip = nn.Conv2d(inputs, outputs, 1) if inputs != outputs else nn.Identity()
 
@@ -122,11 +124,6 @@ class Block(nn.Module):
         scale, shift = self.modulate(embedding)[..., None, None].chunk(2, dim=1)
         y = self.norm(self.first(x)) * (1 + scale) + shift
         return self.skip(x) + self.second(silu(y))
-
-
-def separable(inputs: int, outputs: int) -> nn.Sequential:
-    """A depthwise and a 1x1 convolution (Chollet 2017, arXiv 1610.02357)."""
-    return nn.Sequential(nn.Conv2d(inputs, inputs, 3, padding=1, groups=inputs, bias=False), nn.Conv2d(inputs, outputs, 1))
 
 
 def waves(time: Tensor, number: int = 64) -> Tensor:

@@ -101,7 +101,7 @@ def _finding(rows: Sequence[dict[str, Any]], layer: str) -> str:
             f"{whole['mean_ratio']:.3f} times, and their spread is {whole['spread_ratio']:.2f} times that (1 if exact).",
             f"Intervals of 50 and 90 % hold {whole['coverage_50']:.1%} and {whole['coverage_90']:.1%} of the pixels",
             f"({noise['coverage_50']:.1%} and {noise['coverage_90']:.1%} for the single best image with noise).",
-            f"Up to {[*power][-1].split('-')[1]} cycles, from 2, samples have {min(power.values()):.2f} to",
+            f"From 2 to {[*power][-1].split('-')[1]} cycles samples have {min(power.values()):.2f} to",
             f"{max(power.values()):.2f} times the images' power.",
             f"At {layer} a sample's features are {seen['sample_distance']:.2f} times as far from the image's as these from",
             f"their mean, the single best image's {seen['mean_distance']:.2f}; found by them among all, the image has a mean",
