@@ -26,7 +26,7 @@ def normalize(images: Tensor) -> Tensor:
 
 def denormalize(images: Tensor) -> Tensor:
     """Floats around [-1, 1] -> float32 in [0, 1]; what lies outside is clamped. Any (..., 3, H, W)."""
-    return images.float().mul(0.5).add(0.5).clamp(0, 1).contiguous()
+    return images.float().mul(0.5).add_(0.5).clamp_(0, 1).contiguous()
 
 
 def to_uint8(images: Tensor) -> Tensor:

@@ -72,7 +72,7 @@ class Encoder(nn.Module):
         self.input_stats, self.dropout = input_stats, dropout
         self._digests: dict[str, str] = {}
         network = random_alexnet(seed) if weights == "random" else self._from_file()
-        self.network = flat(network)[: TAPS[layer].modules]
+        self.network = flat(network)[: TAPS[layer].modules].to(memory_format=torch.channels_last)  # quicker on CPUs
         self.feature_shape = TAPS[layer].shape if layer != LAST_LAYER else (network.classifier[-1].out_features,)
         self.requires_grad_(False)
         self.train(False)
@@ -106,7 +106,7 @@ class Encoder(nn.Module):
         if layer not in self._digests:
             digest = sha256(self.input_stats.encode())
             for tensor in self.network[: TAPS[layer].modules].state_dict().values():
-                digest.update(tensor.cpu().numpy().data)
+                digest.update(tensor.cpu().contiguous().numpy().data)
             self._digests[layer] = digest.hexdigest()
         return self._digests[layer]
 

@@ -13,7 +13,8 @@ from inversion.core import pixels
 from inversion.core.drawing import stacked
 from inversion.results.trained import TrainedRun
 from inversion.studies.result import Result, samples
-from inversion.studies.subject import Subject, check_range, image_scores
+from inversion.studies.subject import Subject, check_range
+from inversion.training.metrics import image_scores
 
 
 def extremes_figure(subject: Subject, run: TrainedRun, title: str, mse: Tensor, number: int) -> Image.Image:
@@ -34,7 +35,7 @@ def compare_layers(subject: Subject, folder: Path, shown: int, extremes: int) ->
     errors: dict[str, Tensor] = {}
     for title, run in subject.runs.items():
         columns[title] = run.reconstruct(originals)
-        scores = image_scores(subject.truth(), subject.native_reconstructions(run))
+        (scores,) = image_scores([subject.native_reconstructions(run)], subject.truth())
         mse = errors[title] = scores["mse"]
         for i, file in enumerate(subject.files):
             numbers = {key: float(value[i]) for key, value in scores.items()}

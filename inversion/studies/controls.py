@@ -20,7 +20,8 @@ from inversion.core.drawing import stacked
 from inversion.encoders.alexnet import Encoder
 from inversion.results.trained import TrainedRun, load
 from inversion.studies.result import Result, new_figure, samples
-from inversion.studies.subject import BATCH, Subject, check_range, image_scores
+from inversion.studies.subject import BATCH, Subject, check_range
+from inversion.training.metrics import image_scores
 from inversion.training.module import InversionModule
 from inversion.training.run import fit_decoder, train
 
@@ -126,7 +127,8 @@ def controls(subject: Subject, folder: Path, epochs: int | None, autoencoder: bo
         images["Mean image"] = subject.mean_image().expand_as(truth)
         parts = []
         for method, found in images.items():
-            numbers = {key: float(value.mean()) for key, value in image_scores(truth, found).items()}
+            (scores,) = image_scores([found], truth)
+            numbers = {key: float(value.mean()) for key, value in scores.items()}
             of_run = method in ("Decoder", "Nearest image", "Mean image")
             error = feature_error(subject.features(run, found), features) if of_run else None
             rows.append({"run": title, "method": method, **numbers, "feature_error": error})

@@ -13,7 +13,7 @@ from inversion.core.errors import InputError
 from inversion.data.datamodule import ImageDataModule
 from inversion.results import runs, trained
 from inversion.training.building import build
-from inversion.training.metrics import MAX_PSNR, mean_squared_errors, similarities
+from inversion.training.metrics import mean_squared_errors
 
 BATCH = 64  # images that are encoded and decoded at once
 
@@ -110,10 +110,3 @@ def check_range(least: float, most: float = math.inf, **options: float | Sequenc
         if not all(least <= one <= most for one in (value if isinstance(value, Sequence) else [value])):
             limits = f"be at least {least}" if most == math.inf else f"lie between {least} and {most}"
             raise InputError(f"{name}={value} must {limits}.")
-
-
-def image_scores(truth: Tensor, reconstructions: Tensor) -> dict[str, Tensor]:
-    """Each image's `mse`, `psnr` (dB) and `ssim`, (N,) each, at the native size: of (N, 3, n, n) in [0, 1]."""
-    mse = (truth - reconstructions).square().mean(dim=(1, 2, 3))
-    (ssim,) = similarities([reconstructions], truth)
-    return {"mse": mse, "psnr": (-10 * mse.log10()).clamp(max=MAX_PSNR), "ssim": ssim}

@@ -10,7 +10,7 @@ from tqdm import tqdm
 from inversion.core import pixels
 from inversion.data.datamodule import ImageDataModule
 from inversion.encoders.alexnet import LAST_LAYER, Encoder
-from inversion.training.metrics import FeatureMetrics, FinalMetrics, mean_pairwise_distance, similarities
+from inversion.training.metrics import FeatureMetrics, FinalMetrics, image_scores, mean_pairwise_distance
 
 DECODER, MEAN_IMAGE = "decoder", "mean_image"
 
@@ -28,23 +28,24 @@ def evaluate(
     network.to(device)
     decoder.to(device).eval()
     layers = [layer, network.layer]
+    size = datamodule.native_size
     mean_image = pixels.resize(datamodule.mean_image()[None], pixels.INPUT_SIZE).to(device)
     of_mean_image = network.features(mean_image, layers)
     distance = mean_pairwise_distance(datamodule.images(part))
-    of_images = {name: FinalMetrics(datamodule.native_size, distance).to(device) for name in (DECODER, MEAN_IMAGE)}
+    of_images = {name: FinalMetrics(size, distance).to(device) for name in (DECODER, MEAN_IMAGE)}
     of_features = {name: FeatureMetrics().to(device) for name in of_images}
     for batch in tqdm(datamodule.loader(part), desc=f"Scoring {part} images", unit="batch", leave=False, disable=None):
         images = pixels.to_input(batch.images.to(device))
         features = network.features(images, layers)
         reconstructions = decoder(features[layer])
-        given = {
-            DECODER: (reconstructions, network.features(reconstructions, layers)),
-            MEAN_IMAGE: (mean_image.expand(len(images), -1, -1, -1), of_mean_image),
-        }
-        ssim = similarities([pixels.denormalize(some) for some in (reconstructions, mean_image)], pixels.denormalize(images))
-        for (name, (found, seen)), similarity in zip(given.items(), ssim, strict=True):
-            of_images[name].update(found, images, similarity)
-            of_features[name].update(*(each[one] for one in layers for each in (seen, features)))
+        shown = [pixels.denormalize(some) for some in (reconstructions, mean_image, images)]
+        native = [pixels.to_native(some, size).clamp_(0, 1) for some in shown]
+        pixel_scores = (image_scores(some[:2], some[2]) for some in (shown, native))
+        seen = (network.features(reconstructions, layers), of_mean_image)
+        for metric, both in zip(of_images.values(), zip(*pixel_scores, strict=True), strict=True):
+            metric.update(*both)
+        for error, found in zip(of_features.values(), seen, strict=True):
+            error.update(*(each[one] for one in layers for each in (found, features)))
     scores = {name: {**of_images[name].compute(), **of_features[name].compute()} for name in of_images}
     if network.layer != LAST_LAYER:
         for numbers in scores.values():

@@ -7,8 +7,7 @@ from functools import reduce
 import torch
 from torch import Tensor, nn
 from torch.nn.functional import pad
-from torchmetrics import MeanMetric, MeanSquaredError, MetricCollection, SumMetric
-from torchmetrics.image import StructuralSimilarityIndexMeasure
+from torchmetrics import MeanMetric, MetricCollection, SumMetric
 
 from inversion.core import pixels
 
@@ -21,7 +20,12 @@ class MeanPSNR(MeanMetric):
 
     def update(self, mse: Tensor) -> None:  # type: ignore[override]
         """`mean_squared_errors`, (B,)."""
-        super().update((-10 * mse.log10()).clamp(max=MAX_PSNR))
+        super().update(psnr(mse))
+
+
+def psnr(mse: Tensor) -> Tensor:
+    """In dB, of mean squared errors on the [0, 1] scale."""
+    return (-10 * mse.log10()).clamp(max=MAX_PSNR)
 
 
 def quick_metrics(prefix: str) -> MetricCollection:
@@ -67,6 +71,14 @@ def similarities(found: Sequence[Tensor], truth: Tensor) -> list[Tensor]:
     return [torch.cat(own) for own in scores]
 
 
+def image_scores(found: Sequence[Tensor], truth: Tensor) -> list[dict[str, Tensor]]:
+    """`mse`, `psnr` (dB) and `ssim` of images beside the true ones, as `similarities` takes them: (B,) each."""
+    errors = [(images - truth).square().mean((1, 2, 3)) for images in found]
+    return [
+        {"mse": mse, "psnr": psnr(mse), "ssim": ssim} for mse, ssim in zip(errors, similarities(found, truth), strict=True)
+    ]
+
+
 class FinalMetrics(nn.Module):
     """What is reported of a split's pixels: `mse`, `psnr` and `ssim` at the input's size; `mse_<n>` and `ssim_<n>` at the
     native n x n, since the input's interpolated pixels flatter every score; and the paper's `normalized_error`, the mean of
@@ -76,26 +88,20 @@ class FinalMetrics(nn.Module):
     def __init__(self, native_size: int, mean_distance: float) -> None:
         super().__init__()
         self.native_size, self.mean_distance = native_size, mean_distance
-        self.quick = quick_metrics("")
-        self.ssim = MeanMetric()
-        self.distance = MeanMetric()
-        self.at_native = MetricCollection(
-            {"mse": MeanSquaredError(), "ssim": StructuralSimilarityIndexMeasure(data_range=1.0)}, postfix=f"_{native_size}"
-        )
+        names = ("mse", "psnr", "ssim", "distance", f"mse_{native_size}", f"ssim_{native_size}")
+        self.means = MetricCollection({name: MeanMetric() for name in names}, compute_groups=False)
 
-    def update(self, prediction: Tensor, target: Tensor, ssim: Tensor) -> None:
-        """Both images (B, 3, 227, 227) around [-1, 1]; their `similarities`, (B,)."""
-        shown, truth = pixels.denormalize(prediction), pixels.denormalize(target)
-        errors = mean_squared_errors(prediction, target)
-        self.quick.update(errors)
-        self.distance.update((errors * target[0].numel()).sqrt())
-        self.at_native.update(*(pixels.to_native(images, self.native_size).clamp(0, 1) for images in (shown, truth)))
-        self.ssim.update(ssim)
+    def update(self, scores: dict[str, Tensor], native_scores: dict[str, Tensor]) -> None:
+        """`image_scores` of a batch at the input's size, and at the native one."""
+        scores = scores | {f"{name}_{self.native_size}": native_scores[name] for name in ("mse", "ssim")}
+        scores["distance"] = (scores["mse"] * 3 * pixels.INPUT_SIZE**2).sqrt()
+        for name, values in scores.items():
+            self.means[name].update(values)
 
     def compute(self) -> dict[str, float]:
-        values = {**self.quick.compute(), "ssim": self.ssim.compute(), **self.at_native.compute()}
-        error = float(self.distance.compute()) / self.mean_distance if self.mean_distance else math.nan
-        return {name: float(value) for name, value in values.items()} | {"normalized_error": error}
+        values = {name: float(mean) for name, mean in self.means.compute().items()}
+        distance = values.pop("distance")
+        return values | {"normalized_error": distance / self.mean_distance if self.mean_distance else math.nan}
 
 
 class FeatureMetrics(nn.Module):

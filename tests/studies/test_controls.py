@@ -8,8 +8,9 @@ import torch
 from inversion.core import pixels
 from inversion.encoders.alexnet import Encoder
 from inversion.studies import controls
-from inversion.studies.subject import Subject, image_scores
+from inversion.studies.subject import Subject
 from inversion.training import provenance
+from inversion.training.metrics import image_scores
 
 
 def test_the_nearest_is_found_whichever_batch_it_is_in(monkeypatch):
@@ -65,5 +66,5 @@ def test_controls_train_what_they_compare_and_resume(sweep, tmp_path):
     before = {path: path.stat().st_mtime_ns for path in last.values()}
     again = controls.trained_methods(subject.runs["Conv5"], tmp_path / "conv5", epochs=None, autoencoder=True)
     assert {path: path.stat().st_mtime_ns for path in last.values()} == before
-    scores = image_scores(subject.truth(), subject.native_reconstructions(again["Autoencoder"]))
+    (scores,) = image_scores([subject.native_reconstructions(again["Autoencoder"])], subject.truth())
     assert float(scores["mse"].mean()) == pytest.approx(rows["Autoencoder"]["mse"])

@@ -9,6 +9,7 @@ from inversion.training.metrics import (
     MAX_PSNR,
     FeatureMetrics,
     FinalMetrics,
+    image_scores,
     mean_pairwise_distance,
     mean_squared_errors,
     quick_metrics,
@@ -25,8 +26,9 @@ def at_input(native):
 
 
 def score(metrics, prediction, target):
-    (ssim,) = similarities([pixels.denormalize(prediction)], pixels.denormalize(target))
-    metrics.update(prediction, target, ssim)
+    shown = [pixels.denormalize(images) for images in (prediction, target)]
+    native = [pixels.to_native(images, metrics.native_size).clamp(0, 1) for images in shown]
+    metrics.update(*(image_scores([found], truth)[0] for found, truth in (shown, native)))
 
 
 def test_an_offset_of_a_tenth_has_mse_a_hundredth_and_20_db():
@@ -64,6 +66,16 @@ def test_an_exact_reconstruction_scores_best():
     assert result["psnr"] == MAX_PSNR
 
 
+def test_each_images_scores():
+    images = pixels.denormalize(pixels.normalize(native_images(6)))
+    (scores,) = image_scores([images], images)
+    assert torch.equal(scores["mse"], torch.zeros(6)) and torch.equal(scores["psnr"], torch.full((6,), 100.0))
+    assert torch.allclose(scores["ssim"], torch.ones(6))
+    grey, lighter = torch.full((2, 3, 32, 32), 0.5), torch.stack([torch.full((3, 32, 32), value) for value in (0.6, 0.7)])
+    (scores,) = image_scores([lighter], grey)
+    assert torch.allclose(scores["mse"], torch.tensor([0.01, 0.04]))
+
+
 def test_similarities_are_torchmetrics():
     truth, other = (pixels.denormalize(at_input(native_images(5, size))) for size in (64, 20))
     expected = [
@@ -71,6 +83,9 @@ def test_similarities_are_torchmetrics():
         for images in (other, truth, other[:1])
     ]
     torch.testing.assert_close(similarities([other, truth, other[:1]], truth), expected, rtol=0, atol=1e-5)
+    native = [pixels.to_native(images, 64) for images in (other, truth)]
+    expected = structural_similarity_index_measure(*native, data_range=1.0, reduction="none")
+    torch.testing.assert_close(similarities(native[:1], native[1])[0], expected, rtol=0, atol=1e-5)
 
 
 def test_what_lies_outside_the_range_is_clamped():
