@@ -97,7 +97,7 @@ def time_loop(cfg: DictConfig, split: Split, device: torch.device) -> Row:
     size, side = cfg.data.batch_size, (pixels.INPUT_SIZE, pixels.INPUT_SIZE)
     train, val = ([files[i : i + size] for i in range(0, len(files), size)] for files in (split.train, split.val))
     prepare = Compose([Resize(side), ToTensor(), Normalize(pixels.MEAN, pixels.STD)])
-    encoder = build("encoder", cfg.encoder).to(device)
+    encoder = build("encoder", cfg.encoder).to(device, memory_format=torch.contiguous_format)  # as plain PyTorch has it
     decoder = build_decoder(cfg.decoder, encoder, cfg.data.native_size).to(device)
     optimizer = torch.optim.Adam(decoder.parameters(), lr=1e-3, betas=(0.9, 0.99), weight_decay=1e-4)
 
