@@ -3,7 +3,7 @@
 python experiments/benchmark.py
 python experiments/benchmark.py data.archive=PATH encoder.weights=PATH trainer.accelerator=cpu
 
-On the same sample of the images, in batches of the same size, in turn within one process, from a warm page cache:
+On the same sample of the images, in turn within one process, from a warm page cache:
 
 - loop: the published loop in plain PyTorch: every JPEG decoded and resized anew, the encoder run at every step, the published
   decoder, the loss at 227 x 227, float32, Adam as published.
@@ -28,7 +28,7 @@ from typing import Any
 
 import torch
 from hydra import compose
-from omegaconf import DictConfig, ListConfig
+from omegaconf import DictConfig, ListConfig, OmegaConf
 from PIL import Image
 from torch import Tensor
 from torch.nn.functional import mse_loss
@@ -60,6 +60,8 @@ def configs_of(cfg: DictConfig, layer: str) -> dict[str, DictConfig]:
     for group in ("decoder", "loss", "optimizer", "scheduler"):
         published[group] = experiment[group]
     published.data.flip = False
+    if OmegaConf.is_interpolation(cfg.data, "batch_size"):  # it isn't given by the user
+        published.data.batch_size = experiment.data.batch_size
     return {"loop": published, "published": published, "recipe": recipe}
 
 
@@ -135,7 +137,8 @@ def time_pipeline(cfg: DictConfig, split: Split, folder: Path) -> Row:
 
 def measure(cfg: DictConfig, scratch: Path) -> Row:
     """All that `benchmark.json` holds: a row per layer and side, and one per side of the seconds of a whole sweep."""
-    whole, epochs, size = build("data", cfg.data), cfg.trainer.max_epochs, cfg.data.batch_size
+    whole, epochs = build("data", cfg.data), cfg.trainer.max_epochs
+    size = max(config.data.batch_size for layer in cfg.layers for config in configs_of(cfg, layer).values())
     whole.prepare_data()
     images = {part: len(whole.split.files(part)) for part in ("train", "val", "test")}
     train, val, test = images.values()

@@ -17,6 +17,7 @@ from typing import Any
 
 import pytest
 import yaml
+from hydra.core.hydra_config import HydraConfig
 
 REPOSITORY = Path(__file__).resolve().parents[1]
 SHARED = REPOSITORY.parent / "shared"
@@ -73,6 +74,7 @@ def run_command(program: str, command: Callable[[], None], arguments: Sequence[s
         return Outcome(error.code or 0, "")
     finally:
         sys.argv = before
+        HydraConfig.instance().cfg = None  # ${hydra:...} in a later test would still find it
     return Outcome(0, "")
 
 
