@@ -51,7 +51,7 @@ class InversionModule(LightningModule):
         """Hashes of what is frozen."""
         digest = sha256()
         for tensor in self.loss.state_dict().values() if isinstance(self.loss, nn.Module) else ():
-            digest.update(tensor.cpu().numpy().data)
+            digest.update(tensor.cpu().contiguous().numpy().data)
         return {"encoder": self.encoder.digest, "loss": digest.hexdigest()}
 
     def forward(self, images: Tensor) -> Tensor:

@@ -108,7 +108,6 @@ def test_scores_are_in_float32_whatever_the_training_was_in(run):
     assert (again - samples["reconstructions"].float()).abs().max() <= 3  # the originals were rounded to bytes
 
 
-@pytest.mark.slow
 def test_a_moved_comparator_is_the_same_loss(run, tmp_path):
     from inversion.encoders.alexnet import random_alexnet
 
