@@ -173,7 +173,8 @@ class Curves(TensorBoardLogger):
 
     def __init__(self, save_dir: str, **options: Any) -> None:
         super().__init__(save_dir, **options)
-        self.steps: dict[str, int | None] = {}
+        # A resumed run has these curves' points of its last step, and may only be left to score.
+        self.steps: dict[str, int | None] = dict.fromkeys(("val/mse", "val/psnr"), options.get("purge_step", 0) - 1)
 
     def log_metrics(self, metrics: Mapping[str, float], step: int | None = None) -> None:
         new = {name: value for name, value in metrics.items() if name != "epoch" and self.steps.get(name, -1) != step}
