@@ -44,6 +44,16 @@ def resize(images: Tensor, size: int) -> Tensor:
     return interpolate(images.float(), (size, size), mode="bilinear", antialias=True).to(images.dtype)
 
 
+def enlarge(images: Tensor, size: int) -> Tensor:
+    """(B, C, s, s) -> (B, C, size, size), bicubic, by two products of matrices: smoother than `resize`, which leaves traces of
+    the small image's grid in the large one's spectrum.
+    """
+    if images.shape[-1] == size:
+        return images
+    matrix = _enlarging(images.shape[-1], size, images.device, images.dtype)
+    return matrix @ images.contiguous() @ matrix.T
+
+
 def to_input(images: Tensor) -> Tensor:
     """Native uint8 images (B, 3, n, n) -> the encoder's input, float (B, 3, 227, 227) in [-1, 1]."""
     return resize(normalize(images), INPUT_SIZE)
@@ -71,20 +81,29 @@ def squared_distance(a: Tensor, b: Tensor) -> Tensor:
     """(B, C, s, s) and (B, C, t, t) -> (B,), float32: the squared distance of each pair once both are resized to 227 x 227.
 
     Where s = t < 227, no resized image is made: with d = a - b and G = U^T U it is sum(d * G d G), two products of s x s
-    matrices.
+    matrices. Its gradient is 2 G d G, so none is computed twice for training.
     """
     with torch.autocast(a.device.type, enabled=False):
         a, b = a.float(), b.float()
         if a.shape != b.shape or a.shape[-1] >= INPUT_SIZE:
             return (resize(a, INPUT_SIZE) - resize(b, INPUT_SIZE)).square().sum(dim=(1, 2, 3))
         difference = a - b
-        gram, _ = _gram_and_inverse(a.shape[-1], INPUT_SIZE, a.device, a.dtype)
-        return (difference * (gram @ difference @ gram)).sum(dim=(1, 2, 3))
+        with torch.no_grad():
+            gram, _ = _gram_and_inverse(a.shape[-1], INPUT_SIZE, a.device, a.dtype)
+            half_gradient = gram @ difference @ gram
+        distance = (difference * half_gradient).sum(dim=(1, 2, 3))  # with half of its gradient
+        return 2 * distance - distance.detach()
 
 
-def resize_matrix(native_size: int, size: int) -> Tensor:
-    """U, (size, native_size), float64: `resize` of an image x is U x U^T."""
-    return interpolate(torch.eye(native_size, dtype=torch.float64)[None, None], (size, native_size), mode="bilinear")[0, 0]
+def resize_matrix(native_size: int, size: int, mode: str = "bilinear") -> Tensor:
+    """U, (size, native_size), float64: `resize` of an image x, or if bicubic `enlarge`, is U x U^T."""
+    return interpolate(torch.eye(native_size, dtype=torch.float64)[None, None], (size, native_size), mode=mode)[0, 0]
+
+
+@lru_cache
+def _enlarging(native_size: int, size: int, device: torch.device, dtype: torch.dtype) -> Tensor:
+    with torch.inference_mode(False):  # see below
+        return resize_matrix(native_size, size, "bicubic").to(dtype).to(device)
 
 
 @lru_cache

@@ -71,7 +71,7 @@ class CompactDecoder(Decoder):
             layers: list[nn.Module] = []
             for _ in range(hidden):
                 layers += [nn.Linear(width, bottleneck, bias=False), nn.BatchNorm1d(bottleneck)]
-                layers += [nn.LeakyReLU(slope), nn.Dropout(dropout)]
+                layers += [nn.LeakyReLU(slope, inplace=True), nn.Dropout(dropout)]
                 width = bottleneck
             self.enter = nn.Sequential(*layers, nn.Linear(width, first * side**2), nn.Unflatten(1, (first, side, side)))
         last = max(1, round(native_size * resolution))
@@ -79,7 +79,7 @@ class CompactDecoder(Decoder):
         self.change = nn.ModuleList([nn.Identity(), *(nn.Conv2d(a, b, 1) for a, b in pairwise(channels))])
         residuals = ([Residual(c, kernel, slope, separable) for _ in range(n)] for c, n in zip(channels, depth, strict=True))
         self.refine = nn.ModuleList(nn.Sequential(*layers) for layers in residuals)
-        self.leave = nn.Sequential(nn.LeakyReLU(slope), nn.Conv2d(channels[-1], 3, kernel, padding=kernel // 2))
+        self.leave = nn.Sequential(nn.LeakyReLU(slope, inplace=True), nn.Conv2d(channels[-1], 3, kernel, padding=kernel // 2))
 
     def predict(self, features: Tensor) -> Tensor:
         x, resize = self.enter(features), place if len(self.feature_shape) == 3 else pixels.resize
@@ -88,7 +88,8 @@ class CompactDecoder(Decoder):
             if x.shape[-1] != size:
                 x, resize = resize(x, size), pixels.resize  # maps are placed once
             x = refine(x)
-        return resize(self.leave(x), self.native_size)
+        x = self.leave(x)
+        return resize(x, self.native_size) if resize is place else pixels.enlarge(x, self.native_size)
 
 
 class Residual(nn.Module):
@@ -100,7 +101,7 @@ class Residual(nn.Module):
             convolution = separable_convolution(width, width, kernel, bias=False)
         else:
             convolution = [nn.Conv2d(width, width, kernel, padding=kernel // 2, bias=False)]
-        self.branch = nn.Sequential(*convolution, nn.BatchNorm2d(width), nn.LeakyReLU(slope))
+        self.branch = nn.Sequential(*convolution, nn.BatchNorm2d(width), nn.LeakyReLU(slope, inplace=True))
 
     def forward(self, x: Tensor) -> Tensor:
         return x + self.branch(x)

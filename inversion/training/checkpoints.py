@@ -19,7 +19,7 @@ BEST = "best"
 LAST = "last"
 METADATA = "inversion"
 """The key in a checkpoint under which `metadata` stands."""
-FORMAT = 5
+FORMAT = 6
 """Version of what stands there."""
 STATE = ("epoch", "global_step", "loops", "callbacks", "optimizer_states", "lr_schedulers")
 """What Lightning resumes from, beside the weights."""

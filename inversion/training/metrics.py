@@ -58,12 +58,13 @@ def similarities(found: Sequence[Tensor], truth: Tensor) -> list[Tensor]:
         mean = blur(padded := pad(images, (5, 5, 5, 5), mode="reflect"))
         return padded, mean, (blur(padded.square()) - mean.square()).clamp_min(0)
 
+    fixed = [moments(images) if len(images) == 1 else None for images in found]
     scores: list[list[Tensor]] = [[] for _ in found]
     for start in range(0, len(truth), 4):  # few at once, for a CPU's caches
         few = slice(start, start + 4)
         true, true_mean, true_variance = moments(truth[few])
-        for images, own in zip(found, scores, strict=True):
-            some, mean, variance = moments(images[few] if len(images) > 1 else images)
+        for images, one_for_all, own in zip(found, fixed, scores, strict=True):
+            some, mean, variance = one_for_all or moments(images[few])
             product = mean * true_mean
             covariance = blur(some * true) - product
             light = (2 * product + 1e-4) / (mean.square() + true_mean.square() + 1e-4)

@@ -1,5 +1,6 @@
 import pytest
 import torch
+from torch import nn
 from torchvision.transforms import v2
 
 from inversion.core import pixels
@@ -35,6 +36,14 @@ def test_resize_is_the_matrix_product():
     image = torch.rand(1, 1, 64, 64, dtype=torch.float64)
     matrix = pixels.resize_matrix(64, 227)
     assert torch.allclose(matrix @ image @ matrix.T, pixels.resize(image, 227), atol=1e-12)
+
+
+@pytest.mark.parametrize(("native", "size"), [(16, 64), (32, 64), (64, 64), (57, 227)])
+def test_enlarge_is_torchs_bicubic_resize(native, size):
+    images = torch.rand(2, 3, native, native)
+    expected = nn.functional.interpolate(images, (size, size), mode="bicubic")
+    torch.testing.assert_close(pixels.enlarge(images, size), expected, rtol=0, atol=1e-5)
+    assert pixels.enlarge(images.bfloat16(), size).dtype == torch.bfloat16
 
 
 @pytest.mark.parametrize("native", [16, 64, 100, 227])
