@@ -57,6 +57,8 @@ class Encoder(nn.Module):
     Raises InputError: unknown layer or statistics; weights that are missing, damaged, of another architecture or less deep.
     """
 
+    mixed = False
+    """Whether it computes in mixed precision where a training around it does. A frozen one stays in float32."""
     deepest = LAST_LAYER
     """The deepest layer that the weights reach; another than `LAST_LAYER` if a file lacks the head or more."""
 
@@ -127,10 +129,11 @@ class Encoder(nn.Module):
 
     def features(self, images: Tensor, layers: Sequence[str], dropout: bool = False) -> dict[str, Tensor]:
         """The features of several layers, none deeper than the encoder's own, in one pass: layer -> features, as `forward`
-        gives them. Always in float32, also where the decoder trains in mixed precision.
+        gives them; see `mixed` for their precision.
         """
         features: dict[str, Tensor] = {}
-        with torch.autocast(images.device.type, enabled=False):
+        device = images.device.type
+        with torch.autocast(device, enabled=self.mixed and torch.is_autocast_enabled(device)):
             x = with_input_stats(images, self.input_stats).float()
             for number, module in enumerate(self.network, 1):
                 x = torch.dropout(x, module.p, True) if dropout and isinstance(module, nn.Dropout) else module(x)

@@ -43,6 +43,7 @@ class Autoencoder(InversionModule):
         super().__init__(encoder, *arguments, **options)
         del self.__dict__["encoder"]
         self.encoder = encoder.requires_grad_(True)  # a submodule, since it is trained and saved
+        self.encoder.mixed = True
         self.standardize = nn.Identity()  # the statistics of features that change mean nothing
 
 

@@ -82,8 +82,10 @@ def test_stays_frozen_and_in_eval(network, monkeypatch):
 def test_features_are_float32_in_mixed_precision_too(saved):
     encoder, images = Encoder("fc8", str(saved)), torch.rand(1, 3, 227, 227)
     with torch.autocast("cpu", torch.bfloat16):
-        mixed = encoder(images)
-    assert torch.equal(mixed, encoder(images))
+        frozen = encoder(images)
+        encoder.mixed = True
+        assert encoder(images).dtype == torch.bfloat16
+    assert torch.equal(frozen, encoder(images))
 
 
 def test_any_number_of_classes_and_floating_type(saved):

@@ -66,5 +66,6 @@ def test_controls_train_what_they_compare_and_resume(sweep, tmp_path):
     before = {path: path.stat().st_mtime_ns for path in last.values()}
     again = controls.trained_methods(subject.runs["Conv5"], tmp_path / "conv5", epochs=None, autoencoder=True)
     assert {path: path.stat().st_mtime_ns for path in last.values()} == before
+    assert again["Autoencoder"].encoder.mixed
     (scores,) = image_scores([subject.native_reconstructions(again["Autoencoder"])], subject.truth())
     assert float(scores["mse"].mean()) == pytest.approx(rows["Autoencoder"]["mse"])
