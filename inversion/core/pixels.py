@@ -45,8 +45,9 @@ def resize(images: Tensor, size: int) -> Tensor:
 
 
 def enlarge(images: Tensor, size: int) -> Tensor:
-    """(B, C, s, s) -> (B, C, size, size), bicubic, by two products of matrices: smoother than `resize`, which leaves traces of
-    the small image's grid in the large one's spectrum.
+    """(B, C, s, s) -> (B, C, size, size), s <= size: band-limited interpolation, which keeps the coefficients of the discrete
+    cosine transform and adds zeros for all finer ones. So no trace of the small image's grid is left in the spectrum, as it is
+    by `resize`.
     """
     if images.shape[-1] == size:
         return images
@@ -95,20 +96,25 @@ def squared_distance(a: Tensor, b: Tensor) -> Tensor:
         return 2 * distance - distance.detach()
 
 
-def resize_matrix(native_size: int, size: int, mode: str = "bilinear") -> Tensor:
-    """U, (size, native_size), float64: `resize` of an image x, or if bicubic `enlarge`, is U x U^T."""
-    return interpolate(torch.eye(native_size, dtype=torch.float64)[None, None], (size, native_size), mode=mode)[0, 0]
+def resize_matrix(native_size: int, size: int) -> Tensor:
+    """U, (size, native_size), float64: `resize` of an image x is U x U^T."""
+    return interpolate(torch.eye(native_size, dtype=torch.float64)[None, None], (size, native_size), mode="bilinear")[0, 0]
 
 
 @lru_cache
-def _enlarging(native_size: int, size: int, device: torch.device, dtype: torch.dtype) -> Tensor:
-    with torch.inference_mode(False):  # see below
-        return resize_matrix(native_size, size, "bicubic").to(dtype).to(device)
+def _enlarging(small: int, large: int, device: torch.device, dtype: torch.dtype) -> Tensor:
+    """(large, small): each pixel of a row by those of the small one."""
+    with torch.inference_mode(False):  # it may be validation that asks first, and training needs it in its backward pass
+        frequencies = torch.arange(small, dtype=torch.float64) * torch.pi
+        waves = [((torch.arange(side)[:, None] + 0.5) / side * frequencies).cos() for side in (small, large)]
+        scale = torch.full((small,), 2.0 / small, dtype=torch.float64)
+        scale[0] /= 2
+        return (waves[1] * scale @ waves[0].T).to(dtype).to(device)
 
 
 @lru_cache
 def _gram_and_inverse(native_size: int, size: int, device: torch.device, dtype: torch.dtype) -> tuple[Tensor, Tensor]:
     """U^T U, and the pseudo-inverse of U."""
-    with torch.inference_mode(False):  # it may be validation that asks first, and training needs it in its backward pass
+    with torch.inference_mode(False):  # as above
         matrix = resize_matrix(native_size, size)
         return (matrix.T @ matrix).to(dtype).to(device), torch.linalg.pinv(matrix).to(dtype).to(device)
