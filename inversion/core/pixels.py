@@ -45,9 +45,8 @@ def resize(images: Tensor, size: int) -> Tensor:
 
 
 def enlarge(images: Tensor, size: int) -> Tensor:
-    """(B, C, s, s) -> (B, C, size, size), s <= size: band-limited interpolation, which keeps the coefficients of the discrete
-    cosine transform and adds zeros for all finer ones. So no trace of the small image's grid is left in the spectrum, as it is
-    by `resize`.
+    """(B, C, s, s) -> (B, C, size, size), s <= size: band-limited interpolation, which keeps the coefficients of the cosine
+    transform and adds zeros for finer ones. `resize` would leave traces of the small image's grid in the spectrum.
     """
     if images.shape[-1] == size:
         return images
@@ -101,15 +100,17 @@ def resize_matrix(native_size: int, size: int) -> Tensor:
     return interpolate(torch.eye(native_size, dtype=torch.float64)[None, None], (size, native_size), mode="bilinear")[0, 0]
 
 
+def cosine_basis(n: int) -> Tensor:
+    """The cosine transform's orthonormal rows, (n, n): row k has k / 2 cycles."""
+    positions = torch.arange(n, dtype=torch.float64)
+    basis = torch.cos(torch.pi / n * positions[:, None] * (positions + 0.5))
+    return (basis / basis.norm(dim=1, keepdim=True)).float()
+
+
 @lru_cache
 def _enlarging(small: int, large: int, device: torch.device, dtype: torch.dtype) -> Tensor:
-    """(large, small): each pixel of a row by those of the small one."""
     with torch.inference_mode(False):  # it may be validation that asks first, and training needs it in its backward pass
-        frequencies = torch.arange(small, dtype=torch.float64) * torch.pi
-        waves = [((torch.arange(side)[:, None] + 0.5) / side * frequencies).cos() for side in (small, large)]
-        scale = torch.full((small,), 2.0 / small, dtype=torch.float64)
-        scale[0] /= 2
-        return (waves[1] * scale @ waves[0].T).to(dtype).to(device)
+        return ((large / small) ** 0.5 * cosine_basis(large)[:small].T @ cosine_basis(small)).to(dtype).to(device)
 
 
 @lru_cache

@@ -20,20 +20,13 @@ STEPS = 6
 """Of the midpoint method, from noise to a sample; two evaluations of the network each."""
 
 
-def cosine_basis(n: int) -> Tensor:
-    """The cosine transform's orthonormal rows, (n, n): row k has k / 2 cycles."""
-    positions = torch.arange(n, dtype=torch.float64)
-    basis = torch.cos(torch.pi / n * positions[:, None] * (positions + 0.5))
-    return (basis / basis.norm(dim=1, keepdim=True)).float()
-
-
 @cache
 def constants(n: int, device: torch.device) -> tuple[Tensor, Tensor]:
     """The cosine basis (n, n) and the opponent colours (3, 3) on a device. No buffers of a module: an average of weights would
     average them too, and round.
     """
     with torch.inference_mode(False):  # the first to ask may be a validation, and gradients need them later
-        return cosine_basis(n).to(device), COLOURS.to(device)
+        return pixels.cosine_basis(n).to(device), COLOURS.to(device)
 
 
 class Whitening(nn.Module):

@@ -22,7 +22,7 @@ from inversion.core import pixels
 from inversion.core.drawing import layers_figure, sample_columns
 from inversion.core.errors import InputError
 from inversion.data.batches import hashed_seed
-from inversion.decoders.flow import COLOURS, FlowDecoder, cosine_basis
+from inversion.decoders.flow import COLOURS, FlowDecoder
 from inversion.encoders.alexnet import TAPS
 from inversion.results.trained import TrainedRun
 from inversion.studies import calibration
@@ -117,7 +117,7 @@ def bands_of(truth: Tensor, drawn: Tensor, mean: Tensor, floor: Tensor) -> dict[
     and as opponent colours' cosine coefficients of each frequency band, (N, D), (N, K, D), (N, D), (1, D).
     """
     n = truth.shape[-1]
-    basis, frequencies = cosine_basis(n), torch.arange(n) / 2
+    basis, frequencies = pixels.cosine_basis(n), torch.arange(n) / 2
     radius = (frequencies[:, None].square() + frequencies.square()).sqrt()
     given = (truth, drawn, mean, floor[None])
     found = {"all": tuple(images.flatten(-3) for images in given)}
