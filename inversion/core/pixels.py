@@ -48,10 +48,13 @@ def enlarge(images: Tensor, size: int) -> Tensor:
     """(B, C, s, s) -> (B, C, size, size), s <= size: band-limited interpolation, which keeps the coefficients of the cosine
     transform and adds zeros for finer ones. `resize` would leave traces of the small image's grid in the spectrum.
     """
-    if images.shape[-1] == size:
+    small = images.shape[-1]
+    if small == size:
         return images
-    matrix = _enlarging(images.shape[-1], size, images.device, images.dtype)
-    return matrix @ images.contiguous() @ matrix.T
+    with torch.autocast(images.device.type, enabled=False):
+        among, own = (cosine_basis(side, images.device, torch.float32) for side in (size, small))
+        matrix = ((size / small) ** 0.5 * among[:small].T @ own).to(images.dtype)
+        return matrix @ images.contiguous() @ matrix.T
 
 
 def to_input(images: Tensor) -> Tensor:
@@ -100,22 +103,16 @@ def resize_matrix(native_size: int, size: int) -> Tensor:
     return interpolate(torch.eye(native_size, dtype=torch.float64)[None, None], (size, native_size), mode="bilinear")[0, 0]
 
 
-def cosine_basis(n: int) -> Tensor:
-    """The cosine transform's orthonormal rows, (n, n): row k has k / 2 cycles."""
-    positions = torch.arange(n, dtype=torch.float64)
+def cosine_basis(n: int, device: torch.device | str = "cpu", dtype: torch.dtype = torch.float64) -> Tensor:
+    """The cosine transform's orthonormal rows, (n, n), float32, computed in `dtype`: row k has k / 2 cycles."""
+    positions = torch.arange(n, device=device, dtype=dtype)
     basis = torch.cos(torch.pi / n * positions[:, None] * (positions + 0.5))
     return (basis / basis.norm(dim=1, keepdim=True)).float()
 
 
 @lru_cache
-def _enlarging(small: int, large: int, device: torch.device, dtype: torch.dtype) -> Tensor:
-    with torch.inference_mode(False):  # it may be validation that asks first, and training needs it in its backward pass
-        return ((large / small) ** 0.5 * cosine_basis(large)[:small].T @ cosine_basis(small)).to(dtype).to(device)
-
-
-@lru_cache
 def _gram_and_inverse(native_size: int, size: int, device: torch.device, dtype: torch.dtype) -> tuple[Tensor, Tensor]:
     """U^T U, and the pseudo-inverse of U."""
-    with torch.inference_mode(False):  # as above
+    with torch.inference_mode(False):  # it may be validation that asks first, and training needs it in its backward pass
         matrix = resize_matrix(native_size, size)
         return (matrix.T @ matrix).to(dtype).to(device), torch.linalg.pinv(matrix).to(dtype).to(device)
