@@ -198,14 +198,14 @@ def test_a_disk_that_fills_up_leaves_a_run_that_can_go_on(quick, tmp_path, monke
 
 
 def test_a_failed_job_takes_nothing_with_it(quick, tmp_path):
-    """conv2 has three sizes and fc8 four, so these depths fit fc8 alone."""
-    options = ["layer=conv2,fc8", "decoder.depth=[1,1,1,0]", "trainer.max_epochs=1"]
+    """conv2's features are maps, for which there are no hidden layers."""
+    options = ["layer=conv2,fc8", "decoder.hidden=1", "trainer.max_epochs=1"]
     outcome = run_train("-m", *quick, *options, f"hydra.sweep.dir={tmp_path}")
     assert outcome.code == 1
-    assert "conv2" in outcome.said and "decoder.depth" in outcome.said and "fc8 (" not in outcome.said
+    assert "conv2" in outcome.said and "decoder.hidden" in outcome.said and "fc8 (" not in outcome.said
     assert [row["layer"] for row in csv.DictReader((tmp_path / "metrics.csv").open())] == ["fc8"]
     assert (tmp_path / "samples.png").is_file()
-    assert "decoder.depth" in (tmp_path / "conv2" / "failed.txt").read_text()
+    assert "decoder.hidden" in (tmp_path / "conv2" / "failed.txt").read_text()
 
 
 @pytest.mark.slow  # tests/launch/test_launchers.py does it with a model of its own
