@@ -18,13 +18,13 @@ class CompactDecoder(Decoder):
     appear. Feature maps are brought to `channels[0]` by a 1x1 convolution, in a ring of empty cells for what lies outside;
     vectors pass through hidden layers (batch normalisation, LeakyReLU, dropout) and a linear one to a 4x4 map. Each size then
     has `depth` residual convolutions. Between sizes a 1x1 convolution changes the channels and a bilinear resize the
-    side; the first lays maps where the encoder saw them (`place`). The last convolution is linear, and what it
-    draws is enlarged to the images' size without a trace of its grid (`pixels.enlarge`).
+    side; the first lays maps where the encoder saw them (`place`). The last convolution is linear, and what it draws is
+    enlarged to the images' size without a trace of its grid (`pixels.enlarge`).
 
     Args:
         channels: one width per size, smallest size first. Those before the last are evenly spaced, on a logarithmic scale,
             from that of the features (with their ring) to half of the last, if larger: 4, 8, 16 for a vector and 16.
-        resolution: the last size, as a share of `native_size`, to which the image is then resized.
+        resolution: the last size, at which the image is drawn, as a share of `native_size`.
         depth: number of residual convolutions at each size, 0 or more.
         separable: whether each of these is a depthwise and a 1x1 convolution (Chollet 2017, arXiv 1610.02357).
         bottleneck, hidden, dropout: width and number of the hidden layers, and the share of their units dropped in training;

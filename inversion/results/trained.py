@@ -112,12 +112,13 @@ def load(folder: str | Path, weights: str | None = None, any_weights: bool = Fal
             f"{path} was trained for other encoder weights than {encoder.weights} holds now: give those it was trained for, "
             "or any_weights=True to load()."
         )
+    decoder = build_decoder(config.decoder, encoder, metadata["native_size"])
     state: dict[str, Tensor] = content["state_dict"]
     standardize: nn.Module = nn.Identity()
     if any(key.startswith("standardize.") for key in state):
         standardize = Standardize(encoder.feature_shape, whiten="standardize.whitening" in state)
+    run = TrainedRun(encoder, decoder, standardize, metadata)
     try:
-        run = TrainedRun(encoder, build_decoder(config.decoder, encoder, metadata["native_size"]), standardize, metadata)
         run.load_state_dict({**state, **{f"encoder.{key}": value for key, value in encoder.state_dict().items()}})
     except (RuntimeError, AttributeError) as error:
         raise InputError(f"{path} doesn't fit the decoder that its config describes: train the run anew.") from error

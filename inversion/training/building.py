@@ -122,6 +122,8 @@ def build_decoder(config: DictConfig, encoder: Encoder, native_size: int) -> Dec
     own = {key: value for key, value in resolved.items() if key not in ("members", "standardized")}
     given = {"feature_shape": encoder.feature_shape, "native_size": native_size, "output_size": pixels.INPUT_SIZE}
     decoders = [build("decoder", own, **given) for _ in range(members)]
+    if not isinstance(decoders[0], Decoder):
+        raise InputError("decoder._target_ must name a subclass of inversion.decoders.base.Decoder: see conf/decoder/.")
     decoder: Decoder = decoders[0] if members == 1 else Ensemble(decoders)
     return decoder.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
 

@@ -4,6 +4,7 @@ import pytest
 import torch
 from conftest import REPOSITORY
 from hydra import compose, initialize_config_dir
+from omegaconf import OmegaConf
 from torch import nn
 
 from inversion.core import pixels
@@ -150,6 +151,15 @@ def test_a_number_of_members_that_makes_no_sense_is_refused(members, one_line):
     with pytest.raises(InputError, match=f"decoder.members={members}") as error:
         configured("compact", "conv5", 64, f"decoder.members={members}")
     one_line(str(error.value))
+
+
+@pytest.mark.parametrize("members", [1, 2])
+def test_what_is_no_decoder_is_refused(members, one_line):
+    encoder = SimpleNamespace(feature_shape=TAPS["conv5"].shape)
+    for target in ({}, {"_target_": "torch.nn.Identity"}):
+        with pytest.raises(InputError, match="decoder._target_") as error:
+            build_decoder(OmegaConf.create({"members": members, **target}), encoder, 64)
+        one_line(str(error.value))
 
 
 def checkers(images):
