@@ -163,7 +163,7 @@ def measure(cfg: DictConfig, scratch: Path) -> Row:
             layers[-1]["ratio"] = layers[-1 - SIDES.index(side)]["training_ms"] / layers[-1]["training_ms"]
     numbers = {"training": train * epochs, "validation": val * epochs, "scoring": val + test}
     decoded = (train + val + test) * (1 if cfg.data.cache else len(cfg.layers))
-    encoded = {"published": train + val, "recipe": train * (1 + cfg.data.flip) + val}
+    encoded = {"published": train + val + test, "recipe": train * (1 + cfg.data.flip) + val + test}
     sweeps: list[Row] = []
     for side in SIDES:
         own = [row for row in layers if row["side"] == side]

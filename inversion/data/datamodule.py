@@ -19,7 +19,6 @@ from inversion.core import pixels
 from inversion.core.errors import InputError
 from inversion.core.files import expand
 from inversion.core.images import BrokenImagesError, decode, opened
-from inversion.core.pixels import to_input
 from inversion.data.batches import Batch, ImageSet, Shuffle
 from inversion.data.cache import Cache, Entry
 from inversion.data.features import MIRRORED, FeatureCache, Part
@@ -134,33 +133,49 @@ class ImageDataModule(LightningDataModule, ABC):
             self._entries[part] = Entry(f"{part} images", key, shape, "uint8")
         return self._entries[part]
 
-    def _encoded_parts(self) -> dict[str, Part]:
-        parts = {part: Part(self.images(part), self._entry(part).digest) for part in ("train", "val")}
+    def _parts(self, *names: str) -> dict[str, Part]:
+        return {name: Part(self.images(name), self._entry(name).digest) for name in names}
+
+    def _trained_parts(self) -> dict[str, Part]:
+        parts = self._parts("train", "val")
         return parts | ({MIRRORED: parts["train"]} if self.flip else {})
 
     def lacks_features(self, encoder: Encoder) -> bool:
         """Whether the encoder's features could be cached, and aren't yet."""
-        return self.feature_cache is not None and not self.feature_cache.holds(self._encoded_parts(), encoder)
+        return self.feature_cache is not None and not self.feature_cache.holds(self._trained_parts(), encoder)
 
-    def use_features(self, encoder: Encoder | None, layers: Sequence[str] = (), device: torch.device | str = "cpu") -> None:
+    def use_features(
+        self, encoder: Encoder, layers: Sequence[str] = (), device: torch.device | str = "cpu", test: bool = False
+    ) -> None:
         """Has the loaders give out an encoder's features of the training and validation images beside them, computed once:
-        those of `layers[0]`, by default the encoder's own; see `FeatureCache.load`.
+        those of `layers[0]`, by default the encoder's own; see `FeatureCache.load`. With `test`, those of the test images are
+        cached too.
 
-        Without an encoder, a cache or room in it they give out none, and the training has to encode every batch.
+        Without a cache or room in it they give out none, and the training has to encode every batch.
         """
         self._features = {}
-        if encoder is not None and self.feature_cache is not None:
-            layers = layers or [encoder.layer]
-            self._features = self.feature_cache.load(
-                self._encoded_parts(), encoder, layers, torch.device(device), self.batch_size
-            )
+        if self.feature_cache is not None:
+            layers, device = layers or [encoder.layer], torch.device(device)
+            parts = self._trained_parts() | self._parts(*["test"] * test)
+            loaded = self.feature_cache.load(parts, encoder, layers, device, self.batch_size)
+            self._features = {part: features for (part, layer), features in loaded.items() if layer == layers[0]}
 
-    def feature_batches(self, encoder: Encoder, device: torch.device) -> Iterator[Tensor]:
-        """The training images' features on the device, in the split's order: those of `use_features`, or computed now."""
-        cached = self._features.get("train")
-        chunks = self.images("train").split(self.batch_size) if cached is None else cached.split(1024)
-        for chunk in tqdm(chunks, desc="Measuring the features' statistics", leave=False, disable=None):
-            yield encoder(to_input(chunk.to(device))) if cached is None else chunk.to(device)
+    def encoded(
+        self, part: str, encoder: Encoder, layers: Sequence[str], device: torch.device, progress: str
+    ) -> Iterator[tuple[Tensor, dict[str, Tensor]]]:
+        """A part's native images, in batches and in the split's order, and their features of several layers of the encoder,
+        float32: layer -> (B, *feature_shape). These are computed in one pass for all layers, and cached where they can be.
+        """
+        cached: dict[tuple[str, str], Tensor] = {}
+        with suppress(InputError):  # such as that of a full disk: these need not be cached
+            if self.feature_cache is not None:
+                cached = self.feature_cache.load(self._parts(part), encoder, layers, device, self.batch_size)
+        stored = {layer: features.split(self.batch_size) for (_, layer), features in cached.items()}
+        natives = self.images(part).split(self.batch_size)
+        for i, native in enumerate(tqdm(natives, desc=progress, unit="batch", leave=False, disable=None)):
+            images = native.to(device)
+            found = {layer: features[i].to(device).float() for layer, features in stored.items()}
+            yield images, found if len(found) == len(layers) else encoder.features(pixels.to_input(images), layers)
 
     def move_to(self, device: torch.device) -> None:
         """Moves training and validation data to a GPU where they fit, so that batches need no copying."""
@@ -173,17 +188,15 @@ class ImageDataModule(LightningDataModule, ABC):
 
     def mean_image(self) -> Tensor:
         """The training set's mean image at the native size: float (3, native_size, native_size) in [-1, 1]."""
-        total = torch.zeros(3, self.native_size, self.native_size, dtype=torch.float64)
-        for chunk in self.images("train").split(1024):
-            total += pixels.normalize(chunk).double().sum(0).cpu()
-        return (total / len(self.images("train"))).float()
+        images = self.images("train")
+        return pixels.normalize(images.sum(0, dtype=torch.int64).cpu() / (255 * len(images)))
 
     def samples(self, part: str, number: int) -> tuple[list[str], Tensor]:
         """Always the same few images, evenly spread over the split: files, and float (number, 3, 227, 227) in [-1, 1]."""
         files = self.split.files(part)
         number = min(number, len(files))
         indices = [(2 * i + 1) * len(files) // (2 * number) for i in range(number)]
-        return [files[i] for i in indices], to_input(self.images(part)[indices].cpu())
+        return [files[i] for i in indices], pixels.to_input(self.images(part)[indices].cpu())
 
     def setup(self, stage: str) -> None:
         """Decodes the training and validation images. The test images wait until they are asked for."""
@@ -202,11 +215,7 @@ class ImageDataModule(LightningDataModule, ABC):
         return self._loader("val", self._features)
 
     def test_dataloader(self) -> DataLoader[Batch]:
-        return self.loader("test")
-
-    def loader(self, part: str) -> DataLoader[Batch]:
-        """The images of `train`, `val` or `test` in the split's order, without features."""
-        return self._loader(part, {})
+        return self._loader("test", {})
 
     def _loader(self, part: str, features: Mapping[str, Tensor], **options: Any) -> DataLoader[Batch]:
         images = ImageSet(self.images(part), self.split.labels(part), features.get(part), features.get(f"mirrored {part}"))

@@ -2,7 +2,7 @@
 
 import logging
 from collections.abc import Mapping, Sequence
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
@@ -37,23 +37,25 @@ class FeatureCache:
 
     def load(
         self, parts: Mapping[str, Part], encoder: Encoder, layers: Sequence[str], device: torch.device, batch_size: int
-    ) -> dict[str, Tensor]:
-        """The features of `layers[0]`, mapped from disk: part -> (N, *feature_shape); nothing if they take too much room.
+    ) -> dict[tuple[str, str], Tensor]:
+        """The features, mapped from disk: (part, layer) -> (N, *feature_shape); nothing if those of `layers[0]` take too much
+        room, and without the other layers' if they do.
 
-        Where they aren't cached yet, the encoder, which is on `device`, computes them first, and in the same pass those of the
-        other layers, none deeper than its own, for the runs that will want them. The part `MIRRORED` is mirrored on the way.
+        Where they aren't cached yet, the encoder, which is on `device` and none of the layers deeper than its own, computes
+        them first, in one pass. The part `MIRRORED` is mirrored on the way.
         Raises InputError for features too large for float16, or a cache that can't be written.
         """
         entries = {(part, layer): self._entry(part, parts[part], encoder, layer) for layer in layers for part in parts}
-        own = [entries[part, layers[0]] for part in parts]
+        own = {(part, layer): entry for (part, layer), entry in entries.items() if layer == layers[0]}
         if not self._fits(own):
-            size = sum(entry.nbytes for entry in own) / 2**30
+            size = sum(entry.nbytes for entry in own.values()) / 2**30
             log.info(
-                f"The features of {layers[0]} would take {size:.1f} GiB, more than data.feature_gib or the disk allow: they "
-                "are computed with every batch instead."
+                f"{layers[0]} features of {', '.join(parts)} images would take {size:.1f} GiB, more than data.feature_gib or "
+                "the disk allow: they are computed with every batch instead."
             )
             return {}
-        others = [entry for entry in entries.values() if entry not in own and entry.nbytes <= self.limit_gib * 2**30]
+        small = own | {key: entry for key, entry in entries.items() if entry.nbytes <= self.limit_gib * 2**30}
+        chosen = small if self._fits(small) else own
 
         def fill(arrays: dict[str, np.ndarray]) -> None:
             for part in parts:
@@ -61,15 +63,16 @@ class FeatureCache:
                 if wanted:
                     self._encode(part, parts[part].images.split(batch_size), encoder, wanted, device)
 
-        return dict(zip(parts, self.cache.get(own + others if self._fits(own + others) else own, fill), strict=False))
+        return dict(zip(chosen, self.cache.get(list(chosen.values()), fill), strict=True))
 
     def holds(self, parts: Mapping[str, Part], encoder: Encoder) -> bool:
         """Whether the encoder's features of all parts are cached, or too large to be."""
-        entries = [self._entry(part, parts[part], encoder, encoder.layer) for part in parts]
-        return self.cache.holds(entries) or not self._fits(entries)
+        entries = {part: self._entry(part, parts[part], encoder, encoder.layer) for part in parts}
+        return self.cache.holds([*entries.values()]) or not self._fits(entries)
 
-    def _fits(self, entries: Sequence[Entry]) -> bool:
-        return max(entry.nbytes for entry in entries) <= self.limit_gib * 2**30 and self.cache.has_room(entries)
+    def _fits(self, entries: Mapping[Any, Entry]) -> bool:
+        largest = max(entry.nbytes for entry in entries.values())
+        return largest <= self.limit_gib * 2**30 and self.cache.has_room([*entries.values()])
 
     def _entry(self, name: str, part: Part, encoder: Encoder, layer: str) -> Entry:
         key = {"images": part.fingerprint, "encoder": encoder.digest_of(layer)}

@@ -14,7 +14,6 @@ from inversion.core import pixels
 from inversion.core.errors import InputError
 from inversion.core.files import expand
 from inversion.core.images import decode
-from inversion.core.pixels import to_input
 from inversion.decoders.base import Decoder
 from inversion.decoders.flow import STEPS, FlowDecoder
 from inversion.decoders.standardize import Standardize
@@ -144,4 +143,4 @@ def read_images(paths: Sequence[str | Path], size: int) -> Tensor:
     """
     images = torch.empty(len(paths), 3, size, size, dtype=torch.uint8)
     decode([expand(path) for path in paths], images.numpy(), f"Reading {len(paths)} images")
-    return to_input(images)
+    return pixels.to_input(images)

@@ -5,7 +5,6 @@ from typing import Any
 
 import torch
 from torch import nn
-from tqdm import tqdm
 
 from inversion.core import pixels
 from inversion.data.datamodule import ImageDataModule
@@ -27,17 +26,15 @@ def evaluate(
     """
     network.to(device)
     decoder.to(device).eval()
-    layers = [layer, network.layer]
+    layers = list(dict.fromkeys([layer, network.layer]))
     size = datamodule.native_size
     mean_image = pixels.resize(datamodule.mean_image()[None], pixels.INPUT_SIZE).to(device)
     of_mean_image = network.features(mean_image, layers)
     distance = mean_pairwise_distance(datamodule.images(part))
     of_images = {name: FinalMetrics(size, distance).to(device) for name in (DECODER, MEAN_IMAGE)}
     of_features = {name: FeatureMetrics().to(device) for name in of_images}
-    for batch in tqdm(datamodule.loader(part), desc=f"Scoring {part} images", unit="batch", leave=False, disable=None):
-        images = pixels.to_input(batch.images.to(device))
-        features = network.features(images, layers)
-        reconstructions = decoder(features[layer])
+    for natives, features in datamodule.encoded(part, network, layers, device, f"Scoring {part} images"):
+        images, reconstructions = pixels.to_input(natives), decoder(features[layer])
         shown = [pixels.denormalize(some) for some in (reconstructions, mean_image, images)]
         native = [pixels.to_native(some, size).clamp_(0, 1) for some in shown]
         pixel_scores = (image_scores(some[:2], some[2]) for some in (shown, native))
@@ -45,7 +42,7 @@ def evaluate(
         for metric, both in zip(of_images.values(), zip(*pixel_scores, strict=True), strict=True):
             metric.update(*both)
         for error, found in zip(of_features.values(), seen, strict=True):
-            error.update(*(each[one] for one in layers for each in (found, features)))
+            error.update(*(each[one] for one in (layer, network.layer) for each in (found, features)))
     scores = {name: {**of_images[name].compute(), **of_features[name].compute()} for name in of_images}
     if network.layer != LAST_LAYER:
         for numbers in scores.values():

@@ -2,7 +2,6 @@
 
 import math
 from collections.abc import Sequence
-from functools import reduce
 
 import torch
 from torch import Tensor, nn
@@ -15,22 +14,11 @@ MAX_PSNR = 100.0
 """dB; what an exact reconstruction is given in place of infinity."""
 
 
-class MeanPSNR(MeanMetric):
-    """The mean of the images' own PSNRs, in dB: higher than the PSNR of the pooled error wherever images differ."""
-
-    def update(self, mse: Tensor) -> None:  # type: ignore[override]
-        """`mean_squared_errors`, (B,)."""
-        super().update(psnr(mse))
-
-
 def psnr(mse: Tensor) -> Tensor:
-    """In dB, of mean squared errors on the [0, 1] scale."""
+    """In dB, of each image's mean squared error on the [0, 1] scale. The mean of these is higher than the PSNR of the pooled
+    error wherever images differ.
+    """
     return (-10 * mse.log10()).clamp(max=MAX_PSNR)
-
-
-def quick_metrics(prefix: str) -> MetricCollection:
-    """MSE and mean PSNR of what `mean_squared_errors` gives, (B,): cheap enough for every epoch."""
-    return MetricCollection({"mse": MeanMetric(), "psnr": MeanPSNR()}, prefix=prefix, compute_groups=False)
 
 
 def mean_squared_errors(prediction: Tensor, target: Tensor) -> Tensor:
@@ -43,15 +31,18 @@ def mean_squared_errors(prediction: Tensor, target: Tensor) -> Tensor:
 
 def similarities(found: Sequence[Tensor], truth: Tensor) -> list[Tensor]:
     """The structural similarity (Wang et al. 2004, doi 10.1109/TIP.2003.819861) of images with the true ones, (B, 3, H, W) in
-    [0, 1] or one for all, (1, 3, H, W): (B,) each. torchmetrics' numbers in a quarter of the time, by a separable window and
-    by taking the truth's moments once.
+    [0, 1] or one for all, (1, 3, H, W): (B,) each. torchmetrics' numbers in a fraction of the time, by a separable window
+    and by taking the truth's moments once.
     """
     window = torch.linspace(-5 / 1.5, 5 / 1.5, 11).square().div(-2).softmax(0).tolist()
 
     def blur(images: Tensor) -> Tensor:
         for dim in (-1, -2):
             size = images.shape[dim] - 10
-            images = reduce(torch.add, (weight * images.narrow(dim, i, size) for i, weight in enumerate(window)))
+            blurred = window[0] * images.narrow(dim, 0, size)
+            for i in range(1, 11):
+                blurred.add_(images.narrow(dim, i, size), alpha=window[i])
+            images = blurred
         return images
 
     def moments(images: Tensor) -> tuple[Tensor, Tensor, Tensor]:

@@ -18,7 +18,7 @@ from inversion.decoders.base import Decoder
 from inversion.decoders.flow import FlowDecoder
 from inversion.decoders.standardize import Standardize
 from inversion.encoders.alexnet import Encoder
-from inversion.training.metrics import mean_squared_errors, quick_metrics
+from inversion.training.metrics import mean_squared_errors, psnr
 
 
 class InversionModule(LightningModule):
@@ -44,7 +44,6 @@ class InversionModule(LightningModule):
         self.__dict__["loss"] = loss
         self.decoder = decoder
         self.optimizer, self.scheduler, self.standardize = optimizer, scheduler, standardize
-        self.val_metrics = quick_metrics("val/")
 
     @property
     def fingerprints(self) -> dict[str, str]:
@@ -71,8 +70,10 @@ class InversionModule(LightningModule):
         datamodule: ImageDataModule = self.trainer.datamodule  # type: ignore[attr-defined]
         datamodule.use_features(self.encoder, device=self.device)
         if isinstance(self.standardize, Standardize) and not self.standardize.fitted:
+            layer, doing = self.encoder.layer, "Measuring the features' statistics"
             with torch.no_grad():
-                self.standardize.fit(datamodule.feature_batches(self.encoder, self.device))
+                batches = datamodule.encoded("train", self.encoder, [layer], self.device, doing)
+                self.standardize.fit(features[layer] for _, features in batches)
         datamodule.move_to(self.device)
 
     def _features(self, batch: Batch) -> Tensor:
@@ -107,8 +108,8 @@ class InversionModule(LightningModule):
         features = self.standardize(self._features(batch))
         prediction = self.decoder.predict(features).float()
         self._logged("val", self._loss(prediction, batch.images), features, batch, batch_idx)
-        self.val_metrics.update(mean_squared_errors(prediction, batch.images))
-        self.log_dict(self.val_metrics, on_step=False, on_epoch=True, batch_size=len(batch.images))
+        mse = mean_squared_errors(prediction, batch.images)
+        self.log_dict({"val/mse": mse.mean(), "val/psnr": psnr(mse).mean()}, on_step=False, on_epoch=True, batch_size=len(mse))
 
     def configure_optimizers(self) -> Any:
         optimizer = self.optimizer(self.parameters())

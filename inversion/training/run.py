@@ -88,7 +88,7 @@ def fit_decoder(cfg: DictConfig, folder: Path, kind: type[InversionModule] = Inv
         others = [layer for layer in os.environ.get(SWEPT_LAYERS, "").split() if layer in TAPS and layer != own]
         if others and datamodule.lacks_features(encoder):
             deepest = build("encoder", cfg.encoder, layer=max([own, *others], key=list(TAPS).index))
-            datamodule.use_features(deepest.to(device), [own, *others], device)
+            datamodule.use_features(deepest.to(device), [own, *others], device, test=cfg.test)
 
     fitted = fit(cfg, folder, datamodule, module_of, program="train.py", test=cfg.test, before=encode_once, may_grow=MAY_GROW)
     if fitted and fitted.best_epoch is None and not fitted.trainer.fast_dev_run:  # type: ignore

@@ -202,8 +202,25 @@ def test_features_of_another_encoder_are_forgotten(cached, monkeypatch, room):
             assert torch.allclose(batch.features.float(), second(to_input(batch.images)), rtol=2e-3, atol=2e-3)
         else:
             assert batch.features is None
-    data.use_features(None)
-    assert next(iter(data.val_dataloader())).features is None
+
+
+@pytest.mark.parametrize("room", [True, False])
+def test_encoded_images_come_with_the_features_of_several_layers(cached, monkeypatch, room):
+    layers, encoder, data = ["conv5", "fc8"], Encoder("fc8", "random"), cached()
+    if room:
+        data.use_features(encoder, layers, test=True)
+        monkeypatch.setattr(FeatureCache, "_encode", None)  # nothing is encoded from here on
+    else:
+        assert all(len(data.images(part)) for part in ("val", "test"))
+        monkeypatch.setattr(data.cache, "has_room", lambda entries: False)
+    for part in ("val", "test"):
+        batches = list(data.encoded(part, encoder, layers, torch.device("cpu"), "Scoring"))
+        assert torch.equal(torch.cat([images for images, _ in batches]), data.images(part)) and len(batches) > 1
+        for images, features in batches:
+            for layer, expected in encoder.features(to_input(images), layers).items():
+                assert features[layer].dtype == torch.float32
+                assert torch.equal(features[layer], expected) != room  # those cached are rounded
+                assert torch.allclose(features[layer], expected, rtol=2e-3, atol=2e-3)
 
 
 def test_features_too_large_for_half_precision_are_refused(cached, one_line):

@@ -12,7 +12,7 @@ from inversion.training.metrics import (
     image_scores,
     mean_pairwise_distance,
     mean_squared_errors,
-    quick_metrics,
+    psnr,
     similarities,
 )
 
@@ -32,12 +32,10 @@ def score(metrics, prediction, target):
 
 
 def test_an_offset_of_a_tenth_has_mse_a_hundredth_and_20_db():
-    metrics = quick_metrics("val/")
     target = torch.zeros(4, 3, 32, 32)
-    metrics.update(mean_squared_errors(target + 0.2, target))  # a tenth of the range of [-1, 1]
-    result = metrics.compute()
-    assert result["val/mse"] == pytest.approx(0.01, rel=1e-4)
-    assert result["val/psnr"] == pytest.approx(20, abs=1e-3)
+    errors = mean_squared_errors(target + 0.2, target)  # a tenth of the range of [-1, 1]
+    torch.testing.assert_close(errors, torch.full((4,), 0.01), rtol=1e-4, atol=0)
+    torch.testing.assert_close(psnr(errors), torch.full((4,), 20.0), rtol=0, atol=1e-3)
 
 
 @pytest.mark.parametrize("size", [64, 128, 227, 416])
@@ -50,10 +48,8 @@ def test_errors_are_those_of_the_resized_images(size):
     assert torch.allclose(mean_squared_errors(prediction, target), by_hand, rtol=1e-4)
 
 
-def test_psnr_is_the_mean_over_images_not_of_the_pooled_error():
-    metrics = quick_metrics("")
-    metrics.update(torch.tensor([1e-2, 1e-6]))  # 20 and 60 dB
-    assert metrics.compute()["psnr"] == pytest.approx(40, abs=0.01)
+def test_psnr_is_each_images_own():
+    torch.testing.assert_close(psnr(torch.tensor([1e-2, 1e-6, 0])), torch.tensor([20, 60, MAX_PSNR]))
 
 
 def test_an_exact_reconstruction_scores_best():
