@@ -60,9 +60,9 @@ def config_of(run: TrainedRun, epochs: int | None, encoder_weights: str) -> Dict
     return config
 
 
-def trained_methods(run: TrainedRun, folder: Path, epochs: int | None, autoencoder: bool) -> dict[str, TrainedRun]:
+def trained_methods(run: TrainedRun, folder: Path, epochs: int | None, autoencoder: bool, lr: float) -> dict[str, TrainedRun]:
     """The run itself and what is trained to compare it with, in the folder: name -> run. If the number of epochs is another,
-    the run's own decoder is trained anew for as many.
+    the run's own decoder is trained anew for as many. `lr` is the autoencoder's.
     """
     methods, weights = {"Decoder": run}, {"Untrained encoder": "random"}
     if epochs not in (None, run.metadata["config"]["trainer"]["max_epochs"]):
@@ -73,7 +73,7 @@ def trained_methods(run: TrainedRun, folder: Path, epochs: int | None, autoencod
         methods[name] = load(place).to(run.device)
     if autoencoder:
         config = config_of(run, epochs, "random")
-        config.data.cache = None  # nor are features cached that change
+        config.optimizer.lr, config.data.cache = lr, None  # features that change are not cached
         module: Any = fit_decoder(config, folder / "autoencoder", Autoencoder).module  # type: ignore[union-attr]
         methods["Autoencoder"] = TrainedRun(module.encoder, module.decoder, module.standardize, run.metadata).to(run.device)
     return methods
@@ -110,14 +110,15 @@ def scores_figure(rows: list[dict[str, Any]]) -> Figure:
     return figure
 
 
-def controls(subject: Subject, folder: Path, epochs: int | None, autoencoder: bool, shown: int) -> Result:
+def controls(subject: Subject, folder: Path, epochs: int | None, autoencoder: bool, lr: float, shown: int) -> Result:
     check_range(1, shown=shown, epochs=1 if epochs is None else epochs)
+    check_range(0, lr=lr)
     log.info(f"Trained  {folder}: if interrupted, the same command with the same hydra.run.dir resumes.")
     originals, truth = subject.samples(shown), subject.truth()
     rows: list[dict[str, Any]] = []
     figures, findings = [], []
     for title, run in subject.runs.items():
-        methods = trained_methods(run, folder / title.lower().replace("/", "-"), epochs, autoencoder)
+        methods = trained_methods(run, folder / title.lower().replace("/", "-"), epochs, autoencoder, lr)
         columns = {"Original": originals, **{name: one.reconstruct(originals) for name, one in methods.items()}}
         images = {name: subject.native_reconstructions(one) for name, one in methods.items()}
         features = subject.features(run)

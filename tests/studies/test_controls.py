@@ -51,7 +51,7 @@ def test_what_a_study_trains_tells_of_the_studys_command(monkeypatch):
 
 def test_controls_train_what_they_compare_and_resume(sweep, tmp_path):
     subject = Subject(str(sweep / "conv5"), device="cpu")
-    result = controls.controls(subject, tmp_path, epochs=None, autoencoder=True, shown=2)
+    result = controls.controls(subject, tmp_path, epochs=None, autoencoder=True, lr=5e-4, shown=2)
     rows = {row["method"]: row for row in result.rows}
     assert list(rows) == ["Decoder", "Untrained encoder", "Autoencoder", "Nearest image", "Mean image"]
     assert rows["Nearest image"]["feature_error"] < rows["Mean image"]["feature_error"]
@@ -64,7 +64,7 @@ def test_controls_train_what_they_compare_and_resume(sweep, tmp_path):
     started = Encoder("conv5", "random").network.state_dict()
     assert any(not torch.equal(of_autoencoder[f"encoder.network.{key}"], value) for key, value in started.items())
     before = {path: path.stat().st_mtime_ns for path in last.values()}
-    again = controls.trained_methods(subject.runs["Conv5"], tmp_path / "conv5", epochs=None, autoencoder=True)
+    again = controls.trained_methods(subject.runs["Conv5"], tmp_path / "conv5", epochs=None, autoencoder=True, lr=5e-4)
     assert {path: path.stat().st_mtime_ns for path in last.values()} == before
     assert again["Autoencoder"].encoder.mixed
     (scores,) = image_scores([subject.native_reconstructions(again["Autoencoder"])], subject.truth())

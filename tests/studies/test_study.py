@@ -95,7 +95,8 @@ def test_what_cant_be_studied_is_said(sweep, tmp_path, one_line, arguments, expe
         (interpolate.interpolate, {"pairs": 0, "steps": 3, "classes": 1, "draws": 1}, "pairs=0"),
         (interpolate.interpolate, {"pairs": 1, "steps": 4, "classes": 1, "draws": 1}, "steps=4 must be odd"),
         (samples.samples, {"number": 2, "steps": 1, "seed": 0, "layers": ["conv9"]}, "AlexNet has no conv9"),
-        (controls.controls, {"epochs": 0, "autoencoder": False}, "epochs=0 must be at least 1"),
+        (controls.controls, {"epochs": 0, "autoencoder": False, "lr": 5e-4}, "epochs=0 must be at least 1"),
+        (controls.controls, {"epochs": 1, "autoencoder": True, "lr": -1}, "lr=-1 must be at least 0"),
     ],
 )
 def test_options_out_of_range_are_refused(subject, tmp_path, study, options, expected):
