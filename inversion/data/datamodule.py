@@ -168,7 +168,7 @@ class ImageDataModule(LightningDataModule, ABC):
         """
         cached: dict[tuple[str, str], Tensor] = {}
         with suppress(InputError):  # such as that of a full disk: these need not be cached
-            if self.feature_cache is not None:
+            if self.feature_cache is not None and (part != "train" or self._features):  # which are many: only if trained on
                 cached = self.feature_cache.load(self._parts(part), encoder, layers, device, self.batch_size)
         stored = {layer: features.split(self.batch_size) for (_, layer), features in cached.items()}
         natives = self.images(part).split(self.batch_size)

@@ -223,6 +223,17 @@ def test_encoded_images_come_with_the_features_of_several_layers(cached, monkeyp
                 assert torch.allclose(features[layer], expected, rtol=2e-3, atol=2e-3)
 
 
+def test_training_features_are_not_cached_for_their_statistics_alone(cached, monkeypatch, tmp_path):
+    encoder, data = Encoder("fc8", "random"), cached()
+    data.setup("fit")
+    with monkeypatch.context() as context:
+        context.setattr(data.cache, "has_room", lambda entries: False)
+        data.use_features(encoder)
+    for images, features in data.encoded("train", encoder, ["fc8"], torch.device("cpu"), "Measuring"):
+        assert torch.equal(features["fc8"], encoder(to_input(images)))
+    assert not list((tmp_path / "cache").glob("*features*"))
+
+
 def test_features_too_large_for_half_precision_are_refused(cached, one_line):
     encoder = Encoder("conv5", "random")
     for parameter in encoder.parameters():
