@@ -3,16 +3,14 @@
 python experiments/benchmark.py
 python experiments/benchmark.py data.archive=PATH encoder.weights=PATH trainer.accelerator=cpu
 
-On the same sample of the images, in turn within one process, from a warm page cache:
-
-- loop: the published loop in plain PyTorch: every JPEG decoded and resized anew, the encoder run at every step, the published
-  decoder, the loss at 227 x 227, float32, Adam as published.
-- published: the published decoders as `train.py experiment=published` trains them, on cached features.
-- recipe: the config's, by default the compact decoders, on cached features too.
-
-The whole sweep is projected from these times: decoding and encoding of all images (the loop does so as it trains), training,
-validation, and final scores (which the loop hasn't).
+On the same sample of the images, in turn within one process, from a warm page cache: `loop`, the published loop in plain
+PyTorch (every JPEG decoded and resized anew, the encoder run at every step, the published decoder, the loss at 227 x 227,
+float32, Adam as published); `published`, as `train.py experiment=published` trains, on cached features; `recipe`, the
+config's, by default the compact decoders, on cached features too. The whole sweep is projected from these times: decoding and
+encoding of all images (the loop does so as it trains), training, validation, and final scores (which the loop hasn't).
 """
+
+from inversion.launch import command_line  # isort: skip - before torch
 
 import copy
 import gc
@@ -41,7 +39,6 @@ from inversion.core.tables import aligned
 from inversion.data.datamodule import ImageDataModule
 from inversion.data.split import Split
 from inversion.encoders.alexnet import TAPS
-from inversion.launch import command_line
 from inversion.training.building import build, build_decoder, build_module, build_trainer
 from inversion.training.evaluation import evaluate
 from inversion.training.module import InversionModule

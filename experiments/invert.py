@@ -8,10 +8,13 @@ Writes `inversions.png`, originals beside every layer's reconstruction, and each
 were trained on images of 64 x 64, so pictures are first reduced to that (`size`): "Original" is what the encoder saw.
 """
 
+from inversion.launch import command_line  # isort: skip - before torch
+
 import logging
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
+import torch
 from omegaconf import DictConfig
 from torch import Tensor
 from torchvision.transforms.v2.functional import to_pil_image
@@ -22,15 +25,16 @@ from inversion.core.errors import InputError
 from inversion.core.file_kinds import printable
 from inversion.core.files import atomic_file, expand
 from inversion.core.images import find_images
-from inversion.launch import command_line
 from inversion.results import runs, trained
+from inversion.studies.subject import BATCH, check_range
 
 log = logging.getLogger(__name__)
 
 
 def invert(cfg: DictConfig, folder: Path) -> None:
     """Writes the single images into the folder, and the figure if there are at most 50."""
-    paths = pictures([cfg.image] if isinstance(cfg.image, str) else list(cfg.image))
+    check_range(0, samples=cfg.samples)
+    paths = pictures([cfg.image] if isinstance(cfg.image, str | int) else list(cfg.image))
     found = runs.in_layer_order(runs.find_all(cfg.runs))
     titles, names = runs.titles(found), names_of(paths)
     sizes = {run.metrics["native_size"] for run in found} if cfg.size == "native" else {cfg.size}
@@ -43,7 +47,7 @@ def invert(cfg: DictConfig, folder: Path) -> None:
     columns: dict[str, dict[str, Tensor]] = {}
     for run in found:
         loaded, title = trained.load(run.folder, cfg.weights), titles[run.folder]
-        columns[title] = {"Mean": pixels.to_display(loaded.reconstruct(images))}
+        columns[title] = {"Mean": torch.cat([pixels.to_display(loaded.reconstruct(some)) for some in images.split(BATCH)])}
         if cfg.samples:
             columns[title] |= sample_columns(loaded.sample(images, cfg.samples, cfg.seed))
         log.info(f"{run.layer}: {run.folder}")
@@ -67,7 +71,7 @@ def write_images(folder: Path, names: Sequence[str], columns: Mapping[str, Mappi
                     to_pil_image(image).save(file, "PNG")
 
 
-def pictures(given: Sequence[str]) -> list[Path]:
+def pictures(given: Sequence[str | int]) -> list[Path]:
     """The image files that are meant: those given, and those in the folders given and below them."""
     paths: list[Path] = []
     for path in map(expand, given):

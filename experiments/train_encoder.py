@@ -9,6 +9,8 @@ It learns from the train images less those that the decoders are validated on (w
 `checkpoints/last.ckpt`, from which the same command with the same `hydra.run.dir` resumes.
 """
 
+from inversion.launch import command_line  # isort: skip - before torch
+
 import logging
 from pathlib import Path
 from typing import Any
@@ -17,7 +19,6 @@ from lightning import Trainer
 from omegaconf import DictConfig
 
 from inversion.core.files import save_atomic
-from inversion.launch import command_line
 from inversion.training.building import build
 from inversion.training.classifier import Classifier
 from inversion.training.fit import fit, start
@@ -38,7 +39,7 @@ def train_encoder(cfg: DictConfig, folder: Path) -> None:
         return build("classifier", cfg.classifier, classes=len(datamodule.split.classes))
 
     fitted = fit(cfg, folder, datamodule, module_of, program="experiments/train_encoder.py")
-    if fitted is None:
+    if fitted is None or fitted.trainer.fast_dev_run:  # type: ignore[attr-defined]
         return
     module: Any = fitted.module
     metrics = {}

@@ -132,6 +132,6 @@ def is_locked(folder: Path) -> bool:
         return True
 
 
-def expand(path: str | Path) -> Path:
-    """The path with `~` replaced by the home folder; the path of an unknown user is left as it is."""
-    return Path(os.path.expanduser(path))  # noqa: PTH111 - Path.expanduser raises for unknown users
+def expand(path: str | int | Path) -> Path:
+    """The path (2024, too) with `~` replaced by the home folder; the path of an unknown user is left as it is."""
+    return Path(os.path.expanduser(str(path)))  # noqa: PTH111 - Path.expanduser raises for unknown users

@@ -25,6 +25,8 @@ UNDECODABLE = {"BUFR", "EPS", "GRIB", "HDF5", "MPEG", "WMF"}
 """Formats that Pillow recognises but doesn't decode by itself."""
 SYSTEM_FOLDERS = {"@eadir", "@__thumb", "#recycle", "#snapshot", "$recycle.bin", "__macosx", "lost+found"}
 """Thumbnails and deleted files of network drives and operating systems; in lower case."""
+EIGHT_BITS = (".jpg", ".jpeg")
+"""How the most common files end, whose images never have more."""
 WHITES = (1, 255, 1023, 4095, 16383, 65535)
 """What white may be in images of more than 8 bits: 1 as in floats, or the largest number of 8, 10, 12, 14 or 16 bits."""
 
@@ -125,7 +127,7 @@ def read_image(path: Path, size: int, white: int = 0) -> Tensor:
 
 def _largest_value(path: Path) -> float:
     """Of an image of more than 8 bits; 0 for any other, and for a broken one, which decoding will name."""
-    if path.suffix.lower() not in (".jpg", ".jpeg"):  # the most common, and never of more
+    if path.suffix.lower() not in EIGHT_BITS:
         with suppress(BrokenImagesError), opened(path) as image:
             return float(image.getextrema()[1]) if image.mode[0] in "IF" else 0  # type: ignore[arg-type]
     return 0

@@ -18,7 +18,7 @@ from tqdm import tqdm
 from inversion.core import pixels
 from inversion.core.errors import InputError
 from inversion.core.files import expand
-from inversion.core.images import BrokenImagesError, decode, opened
+from inversion.core.images import EIGHT_BITS, BrokenImagesError, decode, opened
 from inversion.data.batches import Batch, ImageSet, Shuffle
 from inversion.data.cache import Cache, Entry
 from inversion.data.features import MIRRORED, FeatureCache, Part
@@ -100,7 +100,7 @@ class ImageDataModule(LightningDataModule, ABC):
         """
         if part not in self._images:
             paths = [self.split.path(name) for name in self.split.files(part)]
-            everything = [self.split.path(name) for name in (*self.split.train, *self.split.val, *self.split.test)]
+            everything = [self.split.path(name) for name in self.split.everything]
 
             def fill(arrays: Mapping[str, np.ndarray]) -> None:
                 try:
@@ -120,11 +120,14 @@ class ImageDataModule(LightningDataModule, ABC):
         return self._images[part]
 
     def _entry(self, part: str) -> Entry:
-        """The decoded images in the cache: they depend on the files, their sizes and times of change, and on Pillow."""
+        """The decoded images in the cache: they depend on Pillow and the files, with sizes and times of change: their own, and
+        those of all parts that may say what is white.
+        """
         if part not in self._entries:
             files = self.split.files(part)
             states = []
-            for name in files:
+            deep = [name for name in self.split.everything if self.split.path(name).suffix.lower() not in EIGHT_BITS]
+            for name in (*files, *deep):
                 with suppress(OSError):  # decoding names what can't be read
                     state = self.split.path(name).stat()
                     states.append([state.st_size, state.st_mtime_ns])

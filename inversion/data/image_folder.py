@@ -3,6 +3,7 @@
 import logging
 from hashlib import sha256
 from pathlib import Path
+from typing import Any
 
 from torch import Tensor
 
@@ -11,7 +12,7 @@ from inversion.core.file_kinds import printable
 from inversion.core.files import expand
 from inversion.core.images import find_images
 from inversion.data.datamodule import ImageDataModule
-from inversion.data.split import Split, draw_classes, hold_out
+from inversion.data.split import PRESENT, Split, draw_classes, hold_out
 
 log = logging.getLogger(__name__)
 
@@ -103,7 +104,7 @@ class ImageFolder(ImageDataModule):
     def __init__(
         self,
         root: str,
-        classes: int | None = None,
+        classes: int | str | None = None,
         val_fraction: float = 0.1,
         test_fraction: float = 0.1,
         seed: int = 0,
@@ -111,7 +112,8 @@ class ImageFolder(ImageDataModule):
     ) -> None:
         super().__init__(**loading)  # type: ignore[arg-type]
         self.root = expand(root)
-        self.options = (classes, val_fraction, test_fraction, seed)
+        number: Any = None if classes == PRESENT else classes
+        self.options = (number, val_fraction, test_fraction, seed)
 
     def find_split(self) -> Split:
         return read_split(self.root, *self.options)

@@ -10,6 +10,9 @@ from pathlib import Path
 from inversion.core.errors import InputError
 from inversion.core.files import write_atomic
 
+PRESENT = "present"
+"""As the number of classes: all whose images are there."""
+
 
 @dataclass(frozen=True)
 class Split:
@@ -35,6 +38,11 @@ class Split:
         if part == "test" and self.no_test:
             raise InputError(self.no_test)
         return {"train": self.train, "val": self.val, "test": self.test}[part]
+
+    @property
+    def everything(self) -> list[str]:
+        """The files of all parts."""
+        return [*self.train, *self.val, *self.test]
 
     def path(self, file: str) -> Path:
         return self.root / self.paths.get(file, file)

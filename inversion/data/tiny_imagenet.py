@@ -22,7 +22,7 @@ from inversion.core.errors import InputError
 from inversion.core.files import atomic_folder, expand, lock, write_atomic
 from inversion.data.archive import read_files
 from inversion.data.datamodule import ImageDataModule
-from inversion.data.split import Split, draw_classes, hold_out
+from inversion.data.split import PRESENT, Split, draw_classes, hold_out
 
 log = logging.getLogger(__name__)
 
@@ -31,7 +31,6 @@ ARCHIVE_MARK = ".archive.md5"
 """Holds the hash of the archive that a folder was extracted from."""
 SYNTHETIC = ".synthetic.json"
 """Marks a set of synthetic images, which is in the same layout; earlier versions called it `.made.json`."""
-PRESENT = "present"
 VAL = ("val", "valid", "validation")
 CLASS_ID = re.compile(r"n\d{8}")
 ARCHIVE = re.compile(r"tiny.?imagenet.*\.(zip|tar|tgz|tar\.\w+)", re.IGNORECASE)

@@ -17,8 +17,8 @@ from inversion.encoders.alexnet import Encoder
 
 
 class ReconstructionLoss(nn.Module, ABC):
-    """A distance between image and reconstruction, plus `tv` times the reconstruction's total variation: the mean absolute
-    difference between neighbouring pixels, at 227 x 227 (Rudin et al. 1992, here anisotropic). Raises InputError for a weight
+    """A distance between image and reconstruction, plus `tv` times the reconstruction's total variation: its `detail`
+    at 227 x 227 (Rudin et al. 1992, here anisotropic). Raises InputError for a weight
     that is negative or not finite.
     """
 
@@ -36,8 +36,7 @@ class ReconstructionLoss(nn.Module, ABC):
     def forward(self, prediction: Tensor, target: Tensor) -> Tensor:
         loss = self.distance(prediction, target)
         if self.tv:
-            resized = pixels.resize(prediction, pixels.INPUT_SIZE)
-            loss = loss + self.tv * total_variation(resized, reduction="mean") / (2 * resized[0].numel())
+            loss = loss + self.tv * detail(pixels.resize(prediction, pixels.INPUT_SIZE))
         return loss
 
 
@@ -74,6 +73,11 @@ class PerceptualLoss(MSELoss):
         difference = self.comparator(pixels.resize(prediction, pixels.INPUT_SIZE)) - features
         loss = self.feature_weight * difference.square().sum() / features.square().sum()
         return loss + self.pixel_weight * super().distance(prediction, target)
+
+
+def detail(images: Tensor) -> Tensor:
+    """Mean absolute difference of neighbouring pixels, (B, 3, H, W) -> scalar."""
+    return total_variation(images, reduction="mean") / (2 * images[0].numel())
 
 
 def check_weights(**weights: float) -> None:

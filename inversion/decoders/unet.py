@@ -47,9 +47,7 @@ class UNet(nn.Module):
         check_numbers("decoder.channels", channels)
         check_numbers("decoder.depth", depth)
         if not channels or len(depth) != len(channels) or any(width % GROUP for width in channels):
-            raise InputError(
-                f"decoder.channels={channels} must be multiples of {GROUP}, decoder.depth={depth} as many numbers."
-            )
+            raise InputError(f"decoder.channels={channels} must be multiples of {GROUP}, decoder.depth={depth} as many.")
         check_number("decoder.condition", condition)
         check_number("decoder.embedding", embedding)
         self.patch = max(1, round(native_size / 32))

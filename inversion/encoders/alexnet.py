@@ -71,7 +71,7 @@ class Encoder(nn.Module):
         check_input_stats("encoder.input_stats", input_stats)
         self.layer = layer
         self.weights = str(weights)
-        self.input_stats, self.dropout = input_stats, dropout
+        self.input_stats, self.dropout = input_stats, dropout and layer.startswith("fc")
         self._digests: dict[str, str] = {}
         network = random_alexnet(seed) if weights == "random" else self._from_file()
         self.network = flat(network)[: TAPS[layer].modules].to(memory_format=torch.channels_last)  # quicker on CPUs
@@ -90,10 +90,6 @@ class Encoder(nn.Module):
         self.deepest = [layer for i, layer in enumerate(layers) if state.keys() >= set(names[: 2 * i + 2])][-1]
         network.load_state_dict(state, strict=False, assign=True)  # what lies behind the tap is cut off
         return network
-
-    @property
-    def is_trained(self) -> bool:
-        return self.weights != "random"
 
     def shape_of(self, layer: str) -> tuple[int, ...]:
         """Shape of one image's features of a layer that is not deeper than the encoder's own."""

@@ -111,14 +111,15 @@ def _sweep(config: DictConfig, folder: Path) -> Iterator[None]:
             for name in (SWEPT, SWEPT_LAYERS):
                 os.environ.pop(name, None)
         started = _started(folder)
-        reasons = {job: _failure(job) for job in sorted(set(started.values()))}
+        trial = config.get("trainer", {}).get("fast_dev_run")  # whose jobs leave no results
+        reasons = {job: _failure(job, trial) for job in sorted(set(started.values()))}
         own = {job for file, job in started.items() if file not in earlier}
         failed = [f"{os.path.relpath(job, folder)} ({reason})" for job, reason in reasons.items() if reason and job in own]
         if failed:
             troubles.insert(0, f"{len(failed)} of the sweep's jobs failed: {'; '.join(failed)}")
         if not own:
             troubles.append("no job was started: nothing fits the values to sweep over")
-        if finished := [job for job, reason in reasons.items() if not reason]:
+        if finished := [job for job, reason in reasons.items() if not (reason or trial)]:
             from inversion.results.report import publish  # not at the top: these need torch, and --help doesn't
             from inversion.results.runs import FinishedRun
 
@@ -134,9 +135,7 @@ def _check_launcher(target: str) -> None:
     try:
         get_class(target)
     except ImportError as error:
-        raise InputError(
-            f"hydra/launcher: {target} isn't installed: pip install -e '.[joblib,slurm]' in the repository."
-        ) from error
+        raise InputError(f"hydra/launcher: {target} isn't installed: pip install -e '.[joblib,slurm]' brings it.") from error
     if target.endswith("SlurmLauncher") and shutil.which("srun") is None:
         raise InputError("hydra/launcher=submitit_slurm: no srun here; start it where your cluster's jobs are submitted.")
 
@@ -157,13 +156,13 @@ def _started(folder: Path) -> dict[Path, Path]:
     return {file: Path(file.read_text()) for file in (folder / JOBS_FOLDER).glob("*")}
 
 
-def _failure(job: Path) -> str | None:
-    """Why the job has not come to its end, or isn't what was asked for; None if it is finished."""
+def _failure(job: Path, trial: bool) -> str | None:
+    """Why the job has not come to its end, or isn't what was asked for; None if it is finished, or was a trial."""
     from inversion.training.outcome import is_finished  # not at the top: it needs torch, and --help doesn't
 
     path = job / FAILED_FILE
     if reason := path.read_text().strip() if path.is_file() else "":
         return reason.rpartition("\n")[2].rstrip(".")
-    if is_finished(job):
+    if trial or is_finished(job):
         return None
     return "still running" if is_locked(job) else "ended without a result"  # a launcher that loses one leaves the others

@@ -45,10 +45,9 @@ def write_figures(folder: Path, runs: Sequence[FinishedRun]) -> list[Path]:
     paths = [folder / ("samples.png" if i == 1 else f"samples_{i}.png") for i in range(1, len(groups) + 1)]
     for path, group in zip(paths, groups.values(), strict=True):
         names = titles(group)
+        figure = layers_figure(group[0].samples.originals, {names[run.folder]: run.samples.columns for run in group})
         with atomic_file(path) as file:
-            layers_figure(group[0].samples.originals, {names[run.folder]: run.samples.columns for run in group}).save(
-                file, "PNG"
-            )
+            figure.save(file, "PNG")
     return paths
 
 

@@ -41,10 +41,10 @@ class FinishedRun:
         return cls(folder, metrics, samples)
 
 
-def find_all(folders: str | Iterable[str]) -> list[FinishedRun]:
+def find_all(folders: str | int | Iterable[str | int]) -> list[FinishedRun]:
     """The finished runs in a folder or several, at any depth, each once. Raises InputError: a folder holds none."""
     found: dict[Path, FinishedRun] = {}
-    for folder in map(expand, [folders] if isinstance(folders, str) else folders):
+    for folder in map(expand, [folders] if isinstance(folders, str | int) else folders):
         places = [path.parent for path in sorted(folder.rglob(METRICS_FILE))]
         runs = [FinishedRun.load(place) for place in places if place == folder or (place / SAMPLES_FILE).is_file()]
         if not runs:

@@ -11,6 +11,7 @@ from torchmetrics.functional.regression import spearman_corrcoef
 
 from inversion.core import pixels
 from inversion.core.drawing import stacked
+from inversion.core.file_kinds import printable
 from inversion.results.trained import TrainedRun
 from inversion.studies.result import Result, samples
 from inversion.studies.subject import Subject, check_range
@@ -39,8 +40,8 @@ def compare_layers(subject: Subject, folder: Path, shown: int, extremes: int) ->
         mse = errors[title] = scores["mse"]
         for i, file in enumerate(subject.files):
             numbers = {key: float(value[i]) for key, value in scores.items()}
-            rows.append({"run": title, "file": file, "class": subject.classes[subject.labels[i]], **numbers})
-        best, worst = (Path(subject.files[int(i)]).name for i in (mse.argmin(), mse.argmax()))
+            rows.append({"run": title, "file": printable(file), "class": subject.classes[subject.labels[i]], **numbers})
+        best, worst = (printable(Path(subject.files[int(i)]).name) for i in (mse.argmin(), mse.argmax()))
         findings.append(
             f"{title}: MSE {mse.mean():.4f}, PSNR {scores['psnr'].mean():.2f} dB, SSIM {scores['ssim'].mean():.3f} (native "
             f"size); best {best}, worst {worst}."
@@ -51,5 +52,5 @@ def compare_layers(subject: Subject, folder: Path, shown: int, extremes: int) ->
         findings.append(
             f"Images hard for {first} are hard for {last}: rank correlation of their errors {spearman_corrcoef(a, b):.2f}."
         )
-    names = [Path(file).name for file in files]
+    names = [printable(Path(file).name) for file in files]
     return Result({"samples": samples(columns, names, tile=pixels.INPUT_SIZE), "extremes": stacked(figures)}, rows, findings)

@@ -52,7 +52,7 @@ def config_of(run: TrainedRun, epochs: int | None, encoder_weights: str) -> Dict
     config = OmegaConf.create(run.metadata["config"])
     config.test = False
     config.encoder.weights = encoder_weights
-    config.trainer.devices = 1
+    config.trainer.devices, config.trainer.accelerator = 1, run.device.type
     if epochs is not None:
         config.trainer.max_epochs = epochs
         if "T_max" in config.scheduler:  # in a resolved config it no longer follows the number of epochs

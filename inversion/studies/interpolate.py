@@ -11,11 +11,11 @@ from pathlib import Path
 import torch
 from PIL import Image
 from torch import Tensor
-from torchmetrics.functional.image import total_variation
 
 from inversion.core import pixels
 from inversion.core.drawing import stacked
 from inversion.core.errors import InputError
+from inversion.decoders.losses import detail
 from inversion.studies.result import Result, samples
 from inversion.studies.subject import BATCH, Subject, check_range
 
@@ -38,11 +38,6 @@ def random_features(features: Tensor, number: int, generator: torch.Generator) -
     return flat.gather(0, chosen).view(number, *features.shape[1:])
 
 
-def detail(images: Tensor) -> float:
-    """Mean absolute difference of neighbouring pixels, (N, 3, H, W)."""
-    return float(total_variation(images, reduction="mean")) / (2 * images[0].numel())
-
-
 def strip(rows: Mapping[str, Tensor], columns: Sequence[str], title: str = "") -> Image.Image:
     """A figure with one row of images for each name, (len(columns), 3, 227, 227) in [-1, 1]."""
     turned = dict(zip(columns, torch.stack(list(rows.values()), dim=1), strict=True))
@@ -58,24 +53,24 @@ def interpolate(subject: Subject, folder: Path, pairs: int, steps: int, classes:
     labels = subject.labels.unique().tolist()
     classes, draws = min(classes, len(labels)), min(draws, len(subject.files))
     chosen = [labels[i * len(labels) // classes] for i in range(classes)]
-    ends, everything = subject.samples(2 * min(pairs, len(subject.files) // 2)), pixels.to_input(subject.images)
+    ends, some = subject.samples(2 * min(pairs, len(subject.files) // 2)), slice(None, None, -(-len(subject.files) // BATCH))
     ways = {"Pixels": between(ends, steps)}
-    means = {"Pixels": class_means(everything, subject.labels, chosen)}
+    means = {"Pixels": pixels.to_input(class_means(subject.truth(), subject.labels, chosen))}
     random = {"Original": subject.samples(draws)}
-    halfway, of_class = detail(ways["Pixels"][:, steps // 2]) / detail(ends), detail(means["Pixels"]) / detail(everything)
-    shares = {"Pixels": {"halfway": halfway, "class mean": of_class}}
+    halfway, usual = detail(ways["Pixels"][:, steps // 2]) / detail(ends), detail(pixels.to_input(subject.images[some]))
+    shares = {"Pixels": {"halfway": halfway, "class mean": detail(means["Pixels"]) / usual}}
     for title, run in subject.runs.items():
         features, of_ends = subject.features(run), run.encode(ends)
         ways[title] = run.decode(between(of_ends, steps).flatten(0, 1)).unflatten(0, (-1, steps))
         means[title] = run.decode(class_means(features, subject.labels, chosen))
         random[title] = run.decode(random_features(features, draws, torch.Generator().manual_seed(0)))
-        usual = detail(run.decode(features[:: -(-len(features) // BATCH)]))
+        usual = detail(run.decode(features[some]))
         shares[title] = {
             "halfway": detail(ways[title][:, steps // 2]) / detail(run.decode(of_ends)),
             "class mean": detail(means[title]) / usual,
             "random": detail(random[title]) / usual,
         }
-    rows = [{"run": title, "what": what, "detail": value} for title, own in shares.items() for what, value in own.items()]
+    rows = [{"run": title, "what": name, "detail": float(x)} for title, own in shares.items() for name, x in own.items()]
     findings = [
         f"{title}: detail relative to {'the images' if title == 'Pixels' else 'its reconstructions'}: "
         f"{', '.join(f'{what} {value:.2f}' for what, value in own.items())}."

@@ -124,6 +124,7 @@ def position_colour(
     subject: Subject, folder: Path, images: int, shifts: Sequence[int], turns: Sequence[float], shown: int
 ) -> Result:
     check_range(-MOST, MOST, shifts=shifts)
+    check_range(1, number_of_shifts=len(shifts), number_of_turns=len(turns))
     check_range(1, shown=shown)
     subject = subject.on(subject.part, min(images, len(subject.files)))
     unchanged, originals = (pixels.denormalize(some) for some in (pixels.to_input(subject.images), subject.samples(shown)))

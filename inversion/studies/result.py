@@ -29,10 +29,8 @@ PAGE = """<!DOCTYPE html>
 <html lang="en"><meta charset="utf-8"><title>Studies</title>
 <style>
 body {{ font: 16px/1.5 system-ui, sans-serif; max-width: 1100px; margin: 2em auto; padding: 0 1em; }}
-h2 {{ margin-top: 3em; }}
-li {{ font-weight: 600; }}
+h2 {{ margin-top: 3em; }} li {{ font-weight: 600; }} .error {{ color: #b00; }}
 img {{ max-width: 100%; display: block; margin: 1em 0; }}
-.error {{ color: #b00; }}
 </style>
 <h1>Studies</h1>
 {}

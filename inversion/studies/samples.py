@@ -220,9 +220,7 @@ def _open_figure(rows: Sequence[dict[str, Any]], layers: dict[str, str]) -> Figu
         by_colour.bar([i - 0.27, i, i + 0.27], shares, width=0.25, color=["0.35", "tab:orange", "tab:blue"])
     by_band.set(title="What stays open, by frequency", xlabel="cycles per image", ylabel="share of the images' variance")
     by_band.legend(frameon=False)
-    by_colour.set(
-        title="... of luminance (grey), chrominance (orange), position (blue)", ylabel="share of the images' variance"
-    )
+    by_colour.set(title="Of luminance (grey), chrominance (orange), position (blue)", ylabel="share of the images' variance")
     by_colour.set_xticks(range(len(layers)), list(layers))
     return figure
 

@@ -38,13 +38,12 @@ class Subject:
         titles = runs.titles(found)
         self.device = _device(device)
         self.runs = {titles[run.folder]: trained.load(run.folder, weights).to(self.device) for run in found}
-        splits = {run.metadata["split"] for run in self.runs.values()}
-        if len(splits) > 1:
-            raise InputError("These runs were trained on different draws of images: study the runs of one draw at a time.")
+        if len({(run.metadata["split"], run.native_size) for run in self.runs.values()}) > 1:
+            raise InputError("These runs were trained on different draws or sizes of images: study those of one at a time.")
         first = next(iter(self.runs.values()))
         self.datamodule: ImageDataModule = build("data", OmegaConf.create(first.metadata["config"]["data"]))
         split = self.datamodule.split
-        if split.digest not in splits:
+        if split.digest != first.metadata["split"]:
             raise InputError(f"The images under {split.root} are not those that the runs were trained on.")
         self.classes = list(split.classes.values())
         self._choose(part, images)
@@ -107,6 +106,7 @@ def _device(name: str) -> torch.device:
 def check_range(least: float, most: float = math.inf, **options: float | Sequence[float]) -> None:
     """Raises InputError unless each option, a number or a list of them, lies between `least` and `most`."""
     for name, value in options.items():
-        if not all(least <= one <= most for one in (value if isinstance(value, Sequence) else [value])):
+        numbers = value if isinstance(value, list | tuple) else [value]
+        if not all(isinstance(one, int | float) and least <= one <= most for one in numbers):
             limits = f"be at least {least}" if most == math.inf else f"lie between {least} and {most}"
             raise InputError(f"{name}={value} must {limits}.")

@@ -2,6 +2,7 @@
 
 import inspect
 import logging
+import sys
 import warnings
 from collections.abc import Mapping
 from pathlib import Path
@@ -53,11 +54,11 @@ def build_trainer(config: DictConfig, folder: Path) -> Trainer:
     options that can't be used.
     """
     callbacks = [callback for callback in build("callbacks", config.callbacks).values() if callback is not None]
-    names = {str(callback.filename) for callback in callbacks if isinstance(callback, MovableCheckpoint)} - {checkpoints.BEST}
-    if config.trainer.get("enable_checkpointing") is False or names != {checkpoints.LAST}:
+    saved = {(str(one.filename), one.dirpath) for one in callbacks if isinstance(one, MovableCheckpoint)}
+    if config.trainer.get("enable_checkpointing") is False or saved - {(checkpoints.BEST, None)} != {(checkpoints.LAST, None)}:
         raise InputError(
-            "callbacks.last, callbacks.best.filename and trainer.enable_checkpointing must stay as they are: without its "
-            "checkpoints a run can neither be resumed nor used."
+            "callbacks.last, callbacks.best's filename and dirpath, and trainer.enable_checkpointing must stay as they are: "
+            "without its checkpoints a run can neither be resumed nor used."
         )
     trainer: Trainer = build(
         "trainer",
@@ -82,7 +83,7 @@ def build_trainer(config: DictConfig, folder: Path) -> Trainer:
 
 
 def build_loggers(config: DictConfig, folder: Path, resumed_step: int) -> list[Logger]:
-    """The run's loggers, which write into its folder and begin with the whole config. TensorBoard's curves are cut behind
+    """The run's loggers, which write into its folder. TensorBoard's begin with the whole config, and are cut behind
     `resumed_step`, which is 0 for a new run.
     """
     loggers = []
@@ -92,6 +93,10 @@ def build_loggers(config: DictConfig, folder: Path, resumed_step: int) -> list[L
         accepted = inspect.signature(get_class(options._target_)).parameters
         arguments: dict[str, Any] = {"save_dir": str(folder)} if "save_dir" in accepted else {}
         arguments |= {"purge_step": resumed_step} if "purge_step" in options else {}
+        if resumed_step and options._target_.endswith("CSVLogger"):  # which deletes what its folder holds
+            arguments["version"] = f"{options.version}_from_step_{resumed_step}"
+        if (wandb := sys.modules.get("wandb")) and wandb.run and options._target_.endswith("WandbLogger"):
+            wandb.finish()  # an earlier run of this process, which this one's curves would join
         loggers.append(build(f"logger.{name}", options, **arguments))
         if not resumed_step and hasattr(loggers[-1].experiment, "add_text"):
             loggers[-1].experiment.add_text("config", f"```yaml\n{OmegaConf.to_yaml(config, resolve=True)}```")
@@ -165,6 +170,6 @@ def build_standardize(config: DictConfig, encoder: Encoder) -> Standardize | nn.
         name, option = "decoder.standardized", config.decoder.get("standardized", True)
     if option not in (True, False, "whiten"):
         raise InputError(f"{name}={option} must be true, false or whiten{', or auto' if name == 'standardize' else ''}.")
-    if config.standardize == "auto" and not encoder.is_trained:
+    if config.standardize == "auto" and encoder.weights == "random":
         option = True
     return Standardize(encoder.feature_shape, whiten=option == "whiten") if option else nn.Identity()

@@ -28,7 +28,7 @@ class MovableCheckpoint(ModelCheckpoint):
     """A checkpoint in the run's folder, which may be moved: `ModelCheckpoint` alone would then forget which epoch was best."""
 
     def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
-        self.dirpath = self.dirpath or str(Path(trainer.default_root_dir) / "checkpoints")
+        self.dirpath = str(Path(trainer.default_root_dir) / "checkpoints")
         super().setup(trainer, pl_module, stage)
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
@@ -65,8 +65,7 @@ class LastCheckpoint(MovableCheckpoint):
     def _save(self, trainer: Trainer, pl_module: LightningModule) -> None:
         if self.ended:
             for logger in trainer.loggers:
-                if isinstance(logger, TensorBoardLogger):
-                    logger.experiment.flush()
+                logger.save()
             super().on_train_epoch_end(trainer, pl_module)
             self.saved = time.monotonic()
             self.ended = {}
@@ -167,19 +166,10 @@ def columns_of(model: LightningModule, images: Tensor) -> dict[str, Tensor]:
 
 
 class Curves(TensorBoardLogger):
-    """TensorBoard's curves without that of the epoch's number, which would come first, and with one point a step: the hparams
-    table refers to `val/mse` and `val/psnr`, which are curves already. The options are `TensorBoardLogger`'s.
-    """
-
-    def __init__(self, save_dir: str, **options: Any) -> None:
-        super().__init__(save_dir, **options)
-        # A resumed run has these curves' points of its last step, and may only be left to score.
-        self.steps: dict[str, int | None] = dict.fromkeys(("val/mse", "val/psnr"), options.get("purge_step", 0) - 1)
+    """TensorBoard's curves without that of the epoch's number, which would come first. The options are its own."""
 
     def log_metrics(self, metrics: Mapping[str, float], step: int | None = None) -> None:
-        new = {name: value for name, value in metrics.items() if name != "epoch" and self.steps.get(name, -1) != step}
-        self.steps |= dict.fromkeys(new, step)
-        super().log_metrics(new, step)
+        super().log_metrics({name: value for name, value in metrics.items() if name != "epoch"}, step)
 
 
 class ImagesPerSecond(Callback):

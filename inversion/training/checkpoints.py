@@ -28,9 +28,9 @@ WITHOUT_EFFECT = (
     *("data.root", "data.archive", "data.url", "data.md5", "data.cache", "data.resident", "data.feature_gib"),
     *("encoder.weights", "encoder.seed", "loss.comparator.weights", "loss.comparator.seed"),  # compared by their hash
     *("callbacks.progress", "callbacks.grid", "callbacks.images_per_second", "callbacks.learning_rate", "callbacks.finite"),
-    *("callbacks.last", "callbacks.best.dirpath"),
-    *("trainer.accelerator", "trainer.devices", "trainer.strategy", "trainer.profiler", "trainer.num_sanity_val_steps"),
-    *("trainer.enable_progress_bar", "trainer.enable_model_summary", "trainer.log_every_n_steps", "trainer.benchmark"),
+    *("callbacks.last", "trainer.accelerator", "trainer.devices", "trainer.strategy", "trainer.profiler"),
+    *("trainer.num_sanity_val_steps", "trainer.enable_progress_bar", "trainer.enable_model_summary"),
+    *("trainer.log_every_n_steps", "trainer.benchmark"),
 )
 """Options that may differ when a run is resumed or a finished one is found. All others must match."""
 

@@ -66,9 +66,8 @@ def similarities(found: Sequence[Tensor], truth: Tensor) -> list[Tensor]:
 def image_scores(found: Sequence[Tensor], truth: Tensor) -> list[dict[str, Tensor]]:
     """`mse`, `psnr` (dB) and `ssim` of images beside the true ones, as `similarities` takes them: (B,) each."""
     errors = [(images - truth).square().mean((1, 2, 3)) for images in found]
-    return [
-        {"mse": mse, "psnr": psnr(mse), "ssim": ssim} for mse, ssim in zip(errors, similarities(found, truth), strict=True)
-    ]
+    pairs = zip(errors, similarities(found, truth), strict=True)
+    return [{"mse": mse, "psnr": psnr(mse), "ssim": ssim} for mse, ssim in pairs]
 
 
 class FinalMetrics(nn.Module):

@@ -1,5 +1,6 @@
 import shutil
 
+import numpy as np
 import pytest
 import torch
 from conftest import ARCHIVE, needs_real_data
@@ -186,6 +187,21 @@ def test_a_changed_image_is_decoded_again(cached, synthetic_root, tmp_path):
     Image.new("RGB", (64, 64), (1, 2, 3)).save(path)
     after = TinyImageNet(str(root), **options).images("train")
     assert not torch.equal(after[0], before.images("train")[0]) and torch.equal(after[1:], before.images("train")[1:])
+
+
+def test_a_brighter_image_of_another_part_changes_what_is_white(tmp_path):
+    """Images of more than 8 bits share one white, which cached ones have to follow."""
+    for part, value in {"train": 800, "val": 700, "test": 600}.items():
+        (tmp_path / "data" / part).mkdir(parents=True)
+        for i in range(2):
+            Image.fromarray(np.array([[0, value]] * 32, np.uint16)).save(tmp_path / "data" / part / f"{i}.png")
+
+    def brightest():
+        return int(ImageFolder(str(tmp_path / "data"), cache=str(tmp_path / "cache")).images("train").max())
+
+    assert brightest() == brightest() == round(800 / 1023 * 255)
+    Image.fromarray(np.array([[0, 3000]] * 32, np.uint16)).save(tmp_path / "data" / "test" / "2.png")
+    assert brightest() == round(800 / 4095 * 255)
 
 
 @pytest.mark.parametrize("room", [True, False])

@@ -99,20 +99,20 @@ def test_a_dead_unit_does_not_spoil_the_whitening():
 
 
 @pytest.mark.parametrize(
-    ("option", "wanted", "is_trained", "result"),
+    ("option", "wanted", "weights", "result"),
     [
-        ("auto", "whiten", True, "whiten"),
-        ("auto", "whiten", False, True),  # its features vary in one direction, and little else but rounding
-        ("auto", False, True, False),
-        ("auto", False, False, True),
-        ("auto", True, True, True),
-        (False, "whiten", True, False),
-        (True, "whiten", True, True),
-        ("whiten", False, False, "whiten"),
+        ("auto", "whiten", "imagenet", "whiten"),
+        ("auto", "whiten", "random", True),  # its features vary in one direction, and little else but rounding
+        ("auto", False, "imagenet", False),
+        ("auto", False, "random", True),
+        ("auto", True, "imagenet", True),
+        (False, "whiten", "imagenet", False),
+        (True, "whiten", "imagenet", True),
+        ("whiten", False, "random", "whiten"),
     ],
 )
-def test_what_features_pass_through(option, wanted, is_trained, result):
-    encoder = SimpleNamespace(feature_shape=(5,), is_trained=is_trained)
+def test_what_features_pass_through(option, wanted, weights, result):
+    encoder = SimpleNamespace(feature_shape=(5,), weights=weights)
     built = build_standardize(SimpleNamespace(standardize=option, decoder={"standardized": wanted}), encoder)
     assert isinstance(built, Standardize) is bool(result)
     assert getattr(built, "whiten", False) is (result == "whiten")
@@ -124,5 +124,5 @@ def test_what_features_pass_through(option, wanted, is_trained, result):
 def test_no_other_way_to_standardise_is_taken(option, wanted, expected, one_line):
     with pytest.raises(InputError, match=expected) as error:
         config = SimpleNamespace(standardize=option, decoder={"standardized": wanted})
-        build_standardize(config, SimpleNamespace(feature_shape=(5,), is_trained=True))
+        build_standardize(config, SimpleNamespace(feature_shape=(5,), weights="imagenet"))
     one_line(str(error.value))

@@ -1,5 +1,6 @@
 """Mistakes on the command line and in the data, each reported in one sentence before anything is trained."""
 
+import os
 import subprocess
 import sys
 import time
@@ -122,6 +123,17 @@ def test_help_needs_no_torch():
     assert said == "error: leyer=conv5: there is no option leyer; did you mean layer?\n"
 
 
+@pytest.mark.parametrize("program", ["train", "experiments.invert", "experiments.benchmark", "experiments.train_encoder"])
+def test_torch_is_loaded_when_it_is_known_how_its_threads_wait(program):
+    code = (
+        "import os, sys\nclass Torch:\n    def find_spec(self, name, *_):\n"
+        "        assert name != 'torch' or os.environ['OMP_WAIT_POLICY'] == 'PASSIVE'\n"
+        f"sys.meta_path.insert(0, Torch())\nimport {program}"
+    )
+    environment = {key: value for key, value in os.environ.items() if key != "OMP_WAIT_POLICY"}
+    subprocess.run([sys.executable, "-c", code], cwd=REPOSITORY, env=environment, check=True)
+
+
 def test_impossible_values(quick, one_line, tmp_path):
     """One of each kind; more of them at the parts that refuse them, below."""
     for options, expected in [
@@ -168,7 +180,7 @@ def test_impossible_values(quick, one_line, tmp_path):
 def test_values_that_a_part_refuses(group, options, expected, one_line, tmp_path):
     sweep.register_resolvers()
     config = composed(*options)
-    encoder = SimpleNamespace(feature_shape=TAPS[config.layer.name].shape, is_trained=True)
+    encoder = SimpleNamespace(feature_shape=TAPS[config.layer.name].shape, weights="imagenet")
 
     def module(*_, optimizer, scheduler, **__):
         def configure_optimizers():

@@ -63,6 +63,13 @@ def test_a_job_that_failed_is_named_wherever_its_folder_lies(tmp_path, monkeypat
     )  # earlier failures aren't its own
 
 
+def test_trials_leave_no_results_and_are_no_failures(tmp_path, one_line):
+    arguments = ["-m", "layer=conv5", "+trainer.fast_dev_run=true", f"hydra.sweep.dir={tmp_path}"]
+    assert run(lambda cfg, folder: None, *arguments, "seed=0") == Outcome(0, "")
+    outcome = run(fail, *arguments, "seed=1")
+    assert outcome.code == 1 and "seed=1 can't be used" in one_line(outcome.said)
+
+
 def test_a_job_that_ends_without_a_result_is_no_success(tmp_path, one_line):
     outcome = run(lambda cfg, folder: None, "-m", "seed=3", "layer=conv5", f"hydra.sweep.dir={tmp_path}")
     assert outcome.code == 1 and "conv5 (ended without a result)" in one_line(outcome.said)

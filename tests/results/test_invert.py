@@ -6,7 +6,7 @@ from conftest import experiment
 from test_image_folder import fill
 
 
-def test_a_folders_pictures_are_found_as_ones_own_images_are(tmp_path):
+def test_a_folders_pictures_are_found_as_ones_own_images_are(tmp_path, monkeypatch):
     fill(tmp_path / "sub", 1)
     fill(tmp_path, 1)
     (tmp_path / "0.png").rename(tmp_path / "a.png")
@@ -15,6 +15,9 @@ def test_a_folders_pictures_are_found_as_ones_own_images_are(tmp_path):
     wanted = [tmp_path / "a.png", tmp_path / "sub" / "0.png"]
     assert experiment("invert").pictures([str(tmp_path)]) == wanted
     assert experiment("invert").pictures([str(tmp_path / "a.png"), str(tmp_path)]) == wanted  # each once
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "sub").rename("2024")
+    assert experiment("invert").pictures([2024]) == [Path("2024/0.png")]  # as Hydra takes image=2024
 
 
 def test_names_never_clash_and_fit_every_file_system():

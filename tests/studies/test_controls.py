@@ -40,6 +40,7 @@ def test_a_control_has_its_runs_recipe_but_for_what_is_compared(subject):
     config = controls.config_of(run, 7, "random")
     assert config.decoder == run.metadata["config"]["decoder"] and config.data == run.metadata["config"]["data"]
     assert config.trainer.max_epochs == config.scheduler.T_max == 7 and not config.test
+    assert config.trainer.accelerator == "cpu"  # as the study's device
     assert run.metadata["config"]["trainer"]["max_epochs"] == 2
 
 

@@ -85,6 +85,21 @@ def test_several_loggers_go_together(run):
     assert [float(row["val/mse"]) for row in rows] == pytest.approx(events(folder, "val/mse"))
 
 
+def test_a_resumed_runs_table_is_in_two_files(run):
+    for options in (["trainer.max_epochs=1"], ["trainer.max_epochs=2", "scheduler.T_max=1"]):
+        outcome, folder = run("logger=csv", *options)
+        assert outcome == Outcome(0, "")
+        (folder / "metrics.json").unlink()
+    tables = [folder / name / "metrics.csv" for name in ("csv", "csv_from_step_3")]
+    found = [[float(row["val/mse"]) for row in csv.DictReader(table.open()) if row["val/mse"]] for table in tables]
+    assert [len(values) for values in found] == [1, 1] and found[0] != found[1]
+
+
+def test_checkpoints_lie_in_the_runs_folder(run, tmp_path, one_line):
+    outcome, folder = run(f"+callbacks.best.dirpath={tmp_path}")
+    assert outcome.code == 1 and "callbacks.best's filename and dirpath" in one_line(outcome.said)
+
+
 def test_no_logger(run):
     outcome, folder = run("logger=null")
     assert outcome == Outcome(0, "") and not list(folder.glob("events*"))
@@ -93,7 +108,10 @@ def test_no_logger(run):
 def test_wandb_offline(run):
     pytest.importorskip("wandb")
     outcome, folder = run("logger=wandb", "logger.wandb.offline=true")
-    assert outcome == Outcome(0, "") and list(folder.glob("wandb/offline-run*"))
+    assert outcome == Outcome(0, "") and len(list(folder.glob("wandb/offline-run*"))) == 1
+    second = folder / "second"
+    assert run("logger=wandb", "logger.wandb.offline=true", "seed=1", f"hydra.run.dir={second}")[0] == Outcome(0, "")
+    assert list(second.glob("wandb/offline-run*"))  # a run of its own
 
 
 def test_scores_are_in_float32_whatever_the_training_was_in(run):

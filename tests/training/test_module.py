@@ -155,6 +155,10 @@ def test_lightnings_way_to_load_names_the_one_that_works(encoder):
         InversionModule.load_from_checkpoint("best.ckpt")
 
 
+def test_dropout_is_of_layers_that_it_reaches():
+    assert Encoder("fc6", "random", dropout=True).dropout and not Encoder("conv5", "random", dropout=True).dropout
+
+
 def test_dropout_of_the_encoder_is_on_in_training_only():
     encoder = Encoder("fc6", "random", dropout=True)
     decoder = CompactDecoder(encoder.feature_shape, 64, 227, channels=[8], depth=[0], bottleneck=4, hidden=1, dropout=0.0)

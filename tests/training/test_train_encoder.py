@@ -9,6 +9,7 @@ import sys
 import pytest
 import torch
 from conftest import REPOSITORY, Outcome, run_experiment
+from test_image_folder import fill
 from torch import nn
 from torchvision.models import alexnet
 
@@ -178,6 +179,16 @@ def test_labels_are_the_files_own_classes(synthetic_root):
     )
     ids = [list(split.classes)[label] for label in split.labels("test")]
     assert ids == [annotations[file.split("/")[-1]] for file in split.files("test")]
+
+
+def test_it_learns_from_ones_own_images(tmp_path, options, capsys):
+    """With the program's own data.classes; and a trial leaves nothing."""
+    fill(tmp_path / "data" / "a", 6)
+    fill(tmp_path / "data" / "b", 6)
+    own = ["data=folder", f"data.root={tmp_path / 'data'}", "data.batch_size=4", "data.cache=null", "+trainer.fast_dev_run=1"]
+    assert train_encoder(*own, *options[-2:], f"hydra.run.dir={tmp_path / 'out'}") == Outcome(0, "")
+    assert "of 2 classes" in capsys.readouterr().out
+    assert not (tmp_path / "out" / "alexnet.pt").exists() and not (tmp_path / "out" / "metrics.json").exists()
 
 
 def test_present_takes_the_classes_whose_images_are_there(synthetic_root, tmp_path):
