@@ -105,13 +105,12 @@ def test_no_logger(run):
     assert outcome == Outcome(0, "") and not list(folder.glob("events*"))
 
 
-def test_wandb_offline(run):
+def test_wandb_offline(quick, tmp_path):
+    """Each of a sweep's jobs, in one process, has a run of its own."""
     pytest.importorskip("wandb")
-    outcome, folder = run("logger=wandb", "logger.wandb.offline=true")
-    assert outcome == Outcome(0, "") and len(list(folder.glob("wandb/offline-run*"))) == 1
-    second = folder / "second"
-    assert run("logger=wandb", "logger.wandb.offline=true", "seed=1", f"hydra.run.dir={second}")[0] == Outcome(0, "")
-    assert list(second.glob("wandb/offline-run*"))  # a run of its own
+    options = ["layer=conv5", "seed=0,1", "trainer.max_epochs=1", "logger=wandb", "logger.wandb.offline=true"]
+    assert run_train("-m", *quick, *options, f"hydra.sweep.dir={tmp_path}") == Outcome(0, "")
+    assert all(list(tmp_path.glob(f"conv5_seed-{seed}/wandb/offline-run*")) for seed in (0, 1))
 
 
 def test_scores_are_in_float32_whatever_the_training_was_in(run):
