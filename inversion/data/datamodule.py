@@ -120,12 +120,11 @@ class ImageDataModule(LightningDataModule, ABC):
         return self._images[part]
 
     def _entry(self, part: str) -> Entry:
-        """The decoded images in the cache: they depend on Pillow and the files, with sizes and times of change: their own, and
-        those of all parts that may say what is white.
-        """
+        """The decoded images in the cache, by what they depend on."""
         if part not in self._entries:
             files = self.split.files(part)
             states = []
+            # The brightest image of all parts says what is white, if of more than 8 bits.
             deep = [name for name in self.split.everything if self.split.path(name).suffix.lower() not in EIGHT_BITS]
             for name in (*files, *deep):
                 with suppress(OSError):  # decoding names what can't be read

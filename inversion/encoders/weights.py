@@ -65,8 +65,7 @@ def find_weights(weights: str, names: Collection[str]) -> dict[str, Tensor]:
     name, key = next(iter(best.items()))
     if key != name:
         say_once(f"{path}: {key!r:.120} is taken for {name}, and the others likewise.")
-    others = [key for key in tensors if key not in best.values()]
-    if others:
+    if others := [key for key in tensors if key not in best.values()]:
         say_once(f"{path}: {len(others)} other tensors are not used, such as {others[0]!r:.120}.")
     return {name: tensors[key] for name, key in best.items()}
 

@@ -66,6 +66,8 @@ def check(arguments: Sequence[str], config_name: str = "config") -> None:
     exist, must be given, can't be left out or has a value of the wrong type.
     """
     flags = {argument for argument in arguments if argument.startswith("-")}
+    if flags & {"-m", "--multirun"} and flags & {"-c", "--cfg"}:
+        raise InputError("--cfg shows the config of one run: leave -m out, and give one value to each option.")
     if flags - {"-m", "--multirun", "-r", "--run"}:
         return
     with initialize_config_dir(str(CONF), version_base="1.3"):

@@ -35,7 +35,7 @@ class Fitted(NamedTuple):
 
     @property
     def seconds(self) -> float:
-        """What the training took, in all the processes that it was resumed in."""
+        """Since the training began, in all the processes that it was resumed in."""
         return next(c for c in self.trainer.callbacks if isinstance(c, SeededEpochs)).seconds  # type: ignore[attr-defined]
 
 

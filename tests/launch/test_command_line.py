@@ -107,6 +107,11 @@ def test_an_experiment_of_ones_own(tmp_path, one_line):
     assert outcome.code != 0 and "seed=-5" in one_line(outcome.said)
 
 
+def test_a_sweeps_config_is_not_shown(one_line):
+    outcome = run_train("-m", "layer=conv5,fc8", "--cfg", "job")
+    assert outcome.code == 1 and "leave -m out" in one_line(outcome.said)
+
+
 def test_a_large_sweep_is_checked_at_once():
     sweep.register_resolvers()
     before = time.process_time()
