@@ -144,7 +144,7 @@ def publish(cfg: DictConfig, folder: Path, fitted: Fitted, metrics: dict[str, An
         layers_figure(samples.originals, {outcome.title_of(metrics["layer"]): samples.columns}).save(file, "PNG")
     hparams = {name: metrics[name] for name in HPARAMS} | {"trained_epochs": metrics["epochs"]}
     hparams["test_mse"] = metrics.get("test", {}).get("mse", float("nan"))
-    scores = {f"best/{name}": metrics["val"][name] for name in ("mse", "psnr", "ssim")}  # of other weights than val/mse's last
+    scores = {f"val_best/{name}": metrics["val"][name] for name in ("mse", "psnr", "ssim")}  # val/... ends with the last's
     for logger in fitted.trainer.loggers:
         if isinstance(logger, TensorBoardLogger):
             logger.log_hyperparams(hparams, scores, step=fitted.trainer.global_step - 1)

@@ -12,7 +12,7 @@ SCALARS = {
     "val/loss",
     "val/mse",
     "val/psnr",
-    *("best/mse", "best/psnr", "best/ssim"),
+    *("val_best/mse", "val_best/psnr", "val_best/ssim"),
     "train/images_per_second",
     "train/lr",
 }
@@ -27,7 +27,7 @@ def test_the_events_hold_the_promised_tags(sweep, layer):
     assert set(tags["scalars"]) == SCALARS
     assert [event.step for event in events.Scalars("val/mse")] == sorted({e.step for e in events.Scalars("val/mse")})
     assert len(events.Scalars("val/mse")) == 2  # one an epoch
-    (best,) = events.Scalars("best/mse")
+    (best,) = events.Scalars("val_best/mse")
     assert best.value == pytest.approx(json.loads((folder / "metrics.json").read_text())["val"]["mse"])
     assert tags["images"] == ["val/reconstructions"]
     assert len(events.Images("val/reconstructions")) == 2
@@ -62,4 +62,4 @@ def test_a_real_server_shows_all_runs_at_once(sweep):
     assert {info["name"] for info in experiment["hparamInfos"]} >= {
         *("layer", "decoder", "loss", "lr", "seed", "trained_epochs", "test_mse")
     }
-    assert {info["name"]["tag"] for info in experiment["metricInfos"]} == {"best/mse", "best/psnr", "best/ssim"}
+    assert {info["name"]["tag"] for info in experiment["metricInfos"]} == {"val_best/mse", "val_best/psnr", "val_best/ssim"}
