@@ -17,9 +17,8 @@ from inversion.encoders.alexnet import Encoder
 
 
 class ReconstructionLoss(nn.Module, ABC):
-    """A distance between image and reconstruction, plus `tv` times the reconstruction's total variation: its `detail`
-    at 227 x 227 (Rudin et al. 1992, here anisotropic). Raises InputError for a weight
-    that is negative or not finite.
+    """A distance between image and reconstruction, plus `tv` times the reconstruction's total variation: its `detail` at 227
+    x 227 (Rudin et al. 1992, here anisotropic). Raises InputError for a weight that is negative or not finite.
     """
 
     resizes = True

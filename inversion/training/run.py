@@ -147,6 +147,7 @@ def publish(cfg: DictConfig, folder: Path, fitted: Fitted, metrics: dict[str, An
     scores = {f"val_best/{name}": metrics["val"][name] for name in ("mse", "psnr", "ssim")}  # val/... ends with the last's
     for logger in fitted.trainer.loggers:
         if isinstance(logger, TensorBoardLogger):
+            (folder / logger.NAME_HPARAMS_FILE).unlink(missing_ok=True)  # empty, from the first epoch on; written anew
             logger.log_hyperparams(hparams, scores, step=fitted.trainer.global_step - 1)
         else:
             logger.log_hyperparams({**hparams, **scores})

@@ -27,6 +27,7 @@ def test_the_events_hold_the_promised_tags(sweep, layer):
     assert set(tags["scalars"]) == SCALARS
     assert [event.step for event in events.Scalars("val/mse")] == sorted({e.step for e in events.Scalars("val/mse")})
     assert len(events.Scalars("val/mse")) == 2  # one an epoch
+    assert f"layer: {layer}" in (folder / "hparams.yaml").read_text()
     (best,) = events.Scalars("val_best/mse")
     assert best.value == pytest.approx(json.loads((folder / "metrics.json").read_text())["val"]["mse"])
     assert tags["images"] == ["val/reconstructions"]
