@@ -9,7 +9,6 @@ import sys
 import pytest
 import torch
 from conftest import REPOSITORY, Outcome, run_experiment
-from test_image_folder import fill
 from torch import nn
 from torchvision.models import alexnet
 
@@ -183,6 +182,8 @@ def test_labels_are_the_files_own_classes(synthetic_root):
 
 def test_it_learns_from_ones_own_images(tmp_path, options, capsys):
     """With the program's own data.classes; and a trial leaves nothing."""
+    from test_image_folder import fill  # not at the top: a process below imports this file by itself
+
     fill(tmp_path / "data" / "a", 6)
     fill(tmp_path / "data" / "b", 6)
     own = ["data=folder", f"data.root={tmp_path / 'data'}", "data.batch_size=4", "data.cache=null", "+trainer.fast_dev_run=1"]
