@@ -73,13 +73,13 @@ def read(path: Path) -> dict[str, Any]:
         content = torch.load(path, map_location="cpu", weights_only=True)
     except Exception as error:  # a foreign file can make the parsers raise anything
         raise InputError(f"{path} is damaged, or no checkpoint ({type(error).__name__}): {advice}.") from error
-    found = content.get(METADATA) if isinstance(content, dict) else None
-    if isinstance(found, dict) and isinstance(found.get("format"), int) and found["format"] < FORMAT:
+    found: Any = content.get(METADATA) if isinstance(content, dict) else None
+    number = found.get("format") if isinstance(found, dict) else None
+    if isinstance(number, int) and number < FORMAT:
         raise InputError(f"{path} is of an older version of this project: open it with that version, or train the run anew.")
-    if not isinstance(found, dict) or found.get("format") != FORMAT or not {"config", "native_size", "split"} <= found.keys():
+    if not isinstance(number, int) or number != FORMAT or not {"config", "native_size", "split"} <= found.keys():
         raise InputError(f"{path} is no checkpoint of this project: {advice}.")
-    state = content.get("state_dict")
-    if not isinstance(state, dict) or not state:
+    if not isinstance(state := content.get("state_dict"), dict) or not state:
         raise InputError(f"{path} holds no weights: {advice}.")
     return content
 

@@ -78,6 +78,10 @@ def test_a_write_that_fails_is_told_as_such(tmp_path, tensors):
 
 
 def test_a_checkpoint_of_something_else_is_refused(tmp_path):
+    metadata = {"format": torch.empty(0), "config": {}, "native_size": 64, "split": ""}
+    torch.save({"state_dict": {"a": torch.ones(1)}, checkpoints.METADATA: metadata}, tmp_path / "odd.ckpt")
+    with pytest.raises(InputError, match="no checkpoint of this project"):
+        checkpoints.read(tmp_path / "odd.ckpt")
     torch.save({"state_dict": {}}, tmp_path / "other.ckpt")
     with pytest.raises(InputError, match="no checkpoint of this project"):
         checkpoints.read(tmp_path / "other.ckpt")
