@@ -22,9 +22,9 @@ from inversion.core.files import REPOSITORY
 from inversion.launch import sweep
 from inversion.launch.job import Terminated, raise_on_sigterm, run_job, sentence
 
-# Threads that wait don't spin: where another process holds one of two cores, that took three quarters of the speed. Read when
-# torch is loaded, so programs that need it import this module first.
-os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
+# Threads that wait spin only briefly: as long as by default costs more than half of the speed where another process holds one
+# of two cores; not at all, a third where none does. Read when torch is loaded: programs that need it import this module first.
+os.environ.setdefault("GOMP_SPINCOUNT", "10000")
 
 CONF = REPOSITORY / "conf"
 HELP = f"python {sys.argv[0]} --help"
