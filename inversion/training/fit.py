@@ -93,6 +93,8 @@ def fit(
     if not isinstance(trainer.profiler, PassThroughProfiler):  # type: ignore[attr-defined]
         for path in sorted(folder.glob("fit-profile*.txt")):  # to which Lightning writes the report
             log.info(f"{path.read_text()}\nProfile  {path}")
+    if is_trial:
+        log.info("trainer.fast_dev_run: a batch was trained and one validated; nothing was saved or scored.")
     best_epoch = None
     if best.is_file() and not is_trial:
         content = checkpoints.read(best)

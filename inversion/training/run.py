@@ -43,10 +43,7 @@ def train(cfg: DictConfig, folder: Path) -> dict[str, Any] | None:
     """
     folder = Path(folder).absolute()
     fitted = fit_decoder(cfg, folder)
-    if fitted is None:
-        return None
-    if fitted.trainer.fast_dev_run:  # type: ignore[attr-defined]
-        log.info("trainer.fast_dev_run: a batch was trained and one validated; nothing was saved or scored.")
+    if fitted is None or fitted.trainer.fast_dev_run:  # type: ignore[attr-defined]
         return None
     metrics = description(cfg, fitted)
     module, device = cast(InversionModule, fitted.module), fitted.trainer.strategy.root_device
