@@ -82,13 +82,14 @@ def to_native(images: Tensor, native_size: int) -> Tensor:
 
 def squared_distance(a: Tensor, b: Tensor) -> Tensor:
     """(B, C, s, s) and (B, C, t, t) -> (B,), float32: the squared distance of each pair once both are resized to 227 x 227.
+    Either may be one for all, (1, C, ...).
 
     Where s = t < 227, no resized image is made: with d = a - b and G = U^T U it is sum(d * G d G), two products of s x s
     matrices. Its gradient is 2 G d G, so none is computed twice for training.
     """
     with torch.autocast(a.device.type, enabled=False):
         a, b = a.float(), b.float()
-        if a.shape != b.shape or a.shape[-1] >= INPUT_SIZE:
+        if a.shape[-1] != b.shape[-1] or a.shape[-1] >= INPUT_SIZE:
             return (resize(a, INPUT_SIZE) - resize(b, INPUT_SIZE)).square().sum(dim=(1, 2, 3))
         difference = a - b
         with torch.no_grad():

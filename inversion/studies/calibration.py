@@ -8,30 +8,28 @@ from torch import Tensor
 
 
 def errors(truth: Tensor, samples: Tensor) -> tuple[float, float, float]:
-    """Mean squared errors per number: of one sample, twice the next if samples are exact; of the mean of infinitely many,
-    which is that of the mean of K less the K-th part of the spread; and the spread, the variance between an image's samples,
-    equal to the second if they are exact. Raises ValueError for fewer than two samples.
+    """Three mean squares per number: the error of one sample; the error of the mean of infinitely many, estimated as that of
+    the mean of the K >= 2 less the K-th part of the spread; and the spread, the variance between an image's samples. If
+    samples are exact, the first is twice the second, and the third equals it.
     """
-    number = samples.shape[1]
-    if number < 2:
-        raise ValueError("the spread needs two samples")
     spread = float(samples.var(1).mean())
     of_mean = float((samples.mean(1) - truth).square().mean())
-    return float((samples - truth[:, None]).square().mean()), of_mean - spread / number, spread
+    return float((samples - truth[:, None]).square().mean()), of_mean - spread / samples.shape[1], spread
 
 
 def rank_histogram(truth: Tensor, samples: Tensor) -> Tensor:
     """How often 0, 1, ... K samples lie below the true number, as shares: (K + 1,), flat if samples are exact; a dome if they
-    spread too far, a bowl if not far enough (Hamill 2001, doi 10.1175/1520-0493(2001)129<0550:IORHFV>2.0.CO;2).
+    spread too far, a bowl if not far enough (Hamill 2001, doi 10.1175/1520-0493(2001)129<0550:IORHFV>2.0.CO;2). Where
+    some equal it, as where an image is white or black, all ranks that it may have there count alike.
     """
-    ranks = (samples < truth[:, None]).sum(1)
-    return torch.bincount(ranks.flatten(), minlength=samples.shape[1] + 1) / ranks.numel()
+    lowest, highest = ((samples < truth[:, None]).sum(1).flatten(), (samples <= truth[:, None]).sum(1).flatten())
+    weight, bins = 1 / (highest - lowest + 1).double(), samples.shape[1] + 2
+    change = torch.bincount(lowest, weight, bins) - torch.bincount(highest + 1, weight, bins)
+    return change.cumsum(0)[:-1] / len(weight)
 
 
 def coverage(histogram: Tensor, share: float) -> float:
-    """How often the truth lies in the central interval which should hold it with probability `share`, by the rank histogram,
-    whose outer bins count in part.
-    """
+    """How often the truth lies in the central interval of probability `share`; outer bins count in part."""
     edges = torch.linspace(0, 1, len(histogram) + 1, dtype=torch.float64)
     inside = edges.clamp((1 - share) / 2, (1 + share) / 2).diff() * len(histogram)
     return float((histogram * inside).sum())
@@ -48,9 +46,7 @@ def fair_crps(truth: Tensor, samples: Tensor) -> float:
 
 
 def mean_reciprocal_rank(found: Tensor, wanted: Tensor) -> Tensor:
-    """Of each of N features (N, D) among which the wanted ones (N, D) are ordered by distance, one over the place of its own:
-    (N,).
-    """
+    """One over the place of each feature's own among those wanted, by distance: (N, D) twice -> (N,)."""
     distances = torch.cdist(found.float(), wanted.float())
     return 1 / (distances <= distances.diagonal()[:, None]).sum(1)
 

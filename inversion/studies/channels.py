@@ -129,7 +129,7 @@ def channels(subject: Subject, folder: Path, images: int, candidates: int, shown
         by_variance = spread.argsort(descending=True)
         ablated = by_variance[:candidates]
         rises = importance(subject, run, features, mean, ablated)
-        order = torch.full_like(spread, -torch.inf).index_copy(0, ablated, rises).argsort(descending=True)
+        order = torch.cat([ablated[rises.argsort(descending=True)], by_variance[candidates:]])
         random = torch.randperm(len(order), generator=torch.Generator().manual_seed(0))
         for c, rise in zip(ablated, rises, strict=True):
             rows.append({"run": title, "channel": int(c), "rise": float(rise), "variance": float(spread[c])})
@@ -149,8 +149,8 @@ def channels(subject: Subject, folder: Path, images: int, candidates: int, shown
         gains = rises.clamp_min(0).sort(descending=True).values.cumsum(0)
         half = int((gains < gains[-1] / 2).sum()) + 1
         findings.append(
-            f"{title}: {half} of {len(order)} channels make half of all importance; without the {len(harmful)} whose ablation "
-            f"lowered the error on val, the test error is {after / before:.3f} times what it was."
+            f"{title}: {half} of {len(ablated)} ablated channels make half of their importance; without the {len(harmful)} "
+            f"whose ablation lowered the error on val, the test error is {after / before:.3f} times what it was."
         )
     figures = {"strongest": stacked(strongest), "patches": stacked(exciting)}
     return Result(figures | {"importance": importance_figure(subject, rows)}, rows, findings)

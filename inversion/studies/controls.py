@@ -1,8 +1,8 @@
 """What do a layer's reconstructions show: the trained network, its architecture, or merely the training images?
 
 Each run is compared with the same decoder on an encoder that was never trained (whose layers need not show any order); with an
-autoencoder of the same architecture, whose encoder starts untrained and is trained along, so that any loss is the
-architecture's; with the training image whose features of that layer are nearest; and with the training images' mean.
+autoencoder of the same architecture, whose encoder starts untrained and is trained along: what it loses although nothing asks
+it to classify; with the training image whose features of that layer are nearest; and with the training images' mean.
 """
 
 import logging
@@ -20,7 +20,7 @@ from inversion.core.drawing import stacked
 from inversion.encoders.alexnet import Encoder
 from inversion.results.trained import TrainedRun, load
 from inversion.studies.result import Result, new_figure, samples
-from inversion.studies.subject import BATCH, Subject, check_range
+from inversion.studies.subject import BATCH, Subject, check_range, feature_error
 from inversion.training.metrics import image_scores
 from inversion.training.module import InversionModule
 from inversion.training.run import fit_decoder, train
@@ -61,9 +61,7 @@ def config_of(run: TrainedRun, epochs: int | None, encoder_weights: str) -> Dict
 
 
 def trained_methods(run: TrainedRun, folder: Path, epochs: int | None, autoencoder: bool, lr: float) -> dict[str, TrainedRun]:
-    """The run itself and what is trained to compare it with, in the folder: name -> run. If the number of epochs is another,
-    the run's own decoder is trained anew for as many. `lr` is the autoencoder's.
-    """
+    """The run and what it is compared with, trained in the folder: name -> run. With other epochs its decoder anew, too."""
     methods, weights = {"Decoder": run}, {"Untrained encoder": "random"}
     if epochs not in (None, run.metadata["config"]["trainer"]["max_epochs"]):
         weights = {"Decoder": run.encoder.weights, **weights}
@@ -88,11 +86,6 @@ def nearest_images(run: TrainedRun, features: Tensor, images: Tensor) -> Tensor:
     distances, places = (torch.stack(some) for some in zip(*found, strict=True))  # of each batch's nearest, (batches, N)
     batch = distances.argmin(dim=0, keepdim=True)
     return images[(batch * BATCH + places.gather(0, batch))[0].cpu()]
-
-
-def feature_error(found: Tensor, wanted: Tensor) -> float:
-    """The root of sum ||f' - f||^2 / sum ||f - mean f||^2 over images, (N, ...) both."""
-    return float(((found - wanted).square().sum() / (wanted - wanted.mean(0)).square().sum()).sqrt())
 
 
 def scores_figure(rows: list[dict[str, Any]]) -> Figure:

@@ -60,8 +60,7 @@ def spectrum(images: Tensor) -> Tensor:
 def largest_peak(power: Tensor) -> tuple[float, int]:
     """The spectrum's largest ratio to its neighbours on both sides (the geometric mean of the powers 2 and 3 cycles below, and
     of those 2 and 3 above, whichever is more), and at how many cycles per image. A repeating pattern, such as a checkerboard
-    from up-sampling, is a narrow peak; without one the ratio is at most about 1.2. Frequencies with less than a millionth of
-    the power are left out.
+    from up-sampling, is a narrow peak; without one the ratio is at most about 1.2. Below a millionth of the power none counts.
     """
     logs = power.clamp_min(1e-300).log()
     places = [f for f in range(6, len(power) - 3) if power[f] > 1e-6 * power.sum()]

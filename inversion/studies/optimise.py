@@ -3,8 +3,7 @@
 A. Mahendran and A. Vedaldi, "Understanding Deep Image Representations by Inverting Them" (CVPR 2015): from noise, gradient
 descent on ||f(Ux) - f(x0)||^2 / ||f(x0)||^2 + bound * mean |x|^alpha + tv * mean (dx^2 + dy^2)^(beta / 2) with x in [-1, 1],
 here by Adam. x has the images' native size and U resizes it as they are resized: among images of 227 x 227 pixels, noise that
-resembles nothing matches the features as well. It is compared with the run's decoder: errors of pixels and of features, and
-time.
+resembles nothing matches the features as well. It is compared with the run's decoder, in pixels, features and time.
 """
 
 import time

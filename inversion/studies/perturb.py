@@ -42,7 +42,7 @@ def changes(
     layer: str, features: Tensor, top: Sequence[int], noise: Sequence[float], drop: float
 ) -> dict[tuple[str, float | None], Callable[[Tensor], Tensor]]:
     """What a layer's features (N, *feature_shape) are put to: kind and size -> features to changed ones. The first is none."""
-    mean, deviation, generator = features.mean(0), features.std(0), torch.Generator().manual_seed(0)
+    mean, deviation = features.mean(0), features.std(0)
     fill = mean if layer == LAST_LAYER else torch.zeros(())
     found: dict[tuple[str, float | None], Callable[[Tensor], Tensor]] = {(NONE, None): lambda units: units}
     if layer == LAST_LAYER:
@@ -51,17 +51,20 @@ def changes(
         found |= {(ALL_BUT_TOP, k): partial(only_top, k=k, mean=mean, others=True) for k in top}
     else:
         found[SIGNS, None] = binarised
-    found[DROPPED, drop] = lambda units: torch.where(torch.rand(units.shape, generator=generator) < drop, fill, units)
+
+    def dropped(units: Tensor) -> Tensor:
+        return torch.where(torch.rand(units.shape, generator=torch.Generator().manual_seed(0)) < drop, fill, units)
 
     def noisy(units: Tensor, size: float) -> Tensor:
-        return units + size * deviation * torch.randn(units.shape, generator=generator)
+        return units + size * deviation * torch.randn(units.shape, generator=torch.Generator().manual_seed(0))
 
-    return found | {(NOISE, size): partial(noisy, size=size) for size in noise}
+    return found | {(DROPPED, drop): dropped} | {(NOISE, size): partial(noisy, size=size) for size in noise}
 
 
 def perturb(subject: Subject, folder: Path, top: Sequence[int], noise: Sequence[float], drop: float, shown: int) -> Result:
     check_range(0, 1, drop=drop)
     check_range(1, shown=shown)
+    check_range(2, images=len(subject.files))
     floor = float(mean_squared_errors(subject.datamodule.mean_image()[None], pixels.normalize(subject.images)).mean())
     originals = subject.samples(shown)
     rows: list[dict[str, Any]] = []

@@ -17,6 +17,7 @@ from matplotlib.figure import Figure
 from torch import Tensor
 
 from inversion.core import pixels
+from inversion.core.errors import InputError
 from inversion.results.trained import TrainedRun
 from inversion.studies.result import Result, layer_colour, new_figure, samples
 from inversion.studies.subject import BATCH, Subject, check_range
@@ -77,25 +78,29 @@ def reconstructed(run: TrainedRun, images: Tensor) -> Tensor:
 def measures(
     reconstruct: Callable[[Tensor], Tensor], images: Tensor, shifts: Sequence[int], turns: Sequence[float]
 ) -> list[dict[str, Any]]:
-    """A row for every shift (pixels), every rotation of hues (degrees) and the grey version, of which the remaining colour is
-    estimated: root mean square, relative to the unchanged image's reconstruction.
+    """A row for every shift (pixels), every rotation of hues (degrees; images count as they are colourful), and the grey one:
+    the colour that remains in it, as root mean squares, relative to the unchanged images' reconstructions.
     """
 
-    def row(what: str, done: float, offset: Tensor) -> dict[str, Any]:
-        estimate, spread = done + float(offset.mean()), float(offset.std(correction=0))
-        return {"what": what, "done": done, "estimate": estimate, "spread": spread, "error": float(offset.abs().mean())}
+    def row(what: str, done: float, offset: Tensor, weight: Tensor) -> dict[str, Any]:
+        share = weight / weight.sum().clamp_min(1e-9)
+        bias, error = float(offset @ share), float(offset.abs() @ share)
+        spread = float((offset - bias).square() @ share) ** 0.5
+        return {"what": what, "done": done, "estimate": done + bias, "spread": spread, "error": error}
 
     before = reconstruct(images)
+    colourful = chroma(images).abs().square().mean(dim=(1, 2)).sqrt()
     rows = []
     for shift in shifts:
         right = estimated_shift(before, reconstruct(shifted(images, shift, 0)), dim=-1)
         down = estimated_shift(before, reconstruct(shifted(images, 0, shift)), dim=-2)
-        rows.append(row("shift", shift, torch.cat([right, down]).float() - shift))
+        offset = torch.cat([right, down]).float() - shift
+        rows.append(row("shift", shift, offset, torch.ones_like(offset)))
     for turn in turns:
         found = estimated_rotation(before, reconstruct(rotated(images, turn)))
-        rows.append(row("turn", turn, circular_difference(found, turn)))
-    left, whole = (chroma(some).abs().square().mean(dim=(1, 2)) for some in (reconstruct(grey(images)), before))
-    return [*rows, row("grey", 0, (left / whole.clamp_min(1e-9)).sqrt())]
+        rows.append(row("turn", turn, circular_difference(found, turn), colourful))
+    left, whole = (chroma(some).abs().square().sum() for some in (reconstruct(grey(images)), before))
+    return [*rows, row("grey", 0, (left / whole.clamp_min(1e-9)).sqrt()[None], torch.ones(1))]
 
 
 def measures_figure(subject: Subject, rows: list[dict[str, Any]]) -> Figure:
@@ -111,7 +116,7 @@ def measures_figure(subject: Subject, rows: list[dict[str, Any]]) -> Figure:
             places = [row["done"] + (i - (len(titles) - 1) / 2) * apart for row in some]  # side by side, to be told apart
             estimates, spreads = [row["estimate"] for row in some], [row["spread"] for row in some]
             plot.errorbar(places, estimates, spreads, fmt=line, color=colour, label=title, capsize=3)
-        greys.bar(i, own[-1]["estimate"], yerr=own[-1]["spread"], color=colour, capsize=3)
+        greys.bar(i, own[-1]["estimate"], color=colour)
     shifts.set(title="Shifts in pixels of 227: mean and deviation", xlabel="of the image", ylabel="of the reconstruction")
     turns.set(title="Rotations of hues in degrees", xlabel="of the image", ylabel="of the reconstruction")
     greys.set(title="Colour left in grey images' reconstructions", ylabel="relative to the coloured images'")
@@ -124,8 +129,9 @@ def position_colour(
     subject: Subject, folder: Path, images: int, shifts: Sequence[int], turns: Sequence[float], shown: int
 ) -> Result:
     check_range(-MOST, MOST, shifts=shifts)
-    check_range(1, number_of_shifts=len(shifts), number_of_turns=len(turns))
     check_range(1, shown=shown)
+    if not shifts or not turns:
+        raise InputError("study.position_colour.shifts and study.position_colour.turns must each have a number, as in [16].")
     subject = subject.on(subject.part, min(images, len(subject.files)))
     unchanged, originals = (pixels.denormalize(some) for some in (pixels.to_input(subject.images), subject.samples(shown)))
     methods: dict[str, Callable[[Tensor], Tensor]] = {"Original": lambda images: images}

@@ -40,9 +40,7 @@ img {{ max-width: 100%; display: block; margin: 1em 0; }}
 
 @dataclass(frozen=True)
 class Result:
-    """What a study found: figures by name, the most telling first; its table, whose rows may have different columns; and
-    what the numbers say, in sentences.
-    """
+    """What a study found: figures by name, the most telling first; a table, any columns in each row; sentences."""
 
     figures: Mapping[str, Figure | Image.Image]
     rows: Sequence[Mapping[str, Any]]

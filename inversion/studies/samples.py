@@ -1,13 +1,14 @@
 """What does a layer leave open, and may the samples be believed?
 
 Runs of `decoder=flow` draw several images from each image's features. If these are exact samples, an image is to them as they
-are to each other: one sample's squared error is twice that of the best single image, their spread equals the error of their
-mean, and the true number's rank among theirs is uniform. What varies between them the layer left open; what all share it kept,
+are to each other: one sample's squared error is twice that of the mean of infinitely many, their spread equals that error,
+and the true number's rank among theirs is uniform. What varies between them the layer left open; what all share it kept,
 or the generator can't draw otherwise: what is absent from samples is absent from the features or beyond the generator. Beside
-them stand the best single image with Gaussian noise of its validation errors' size per pixel.
+them stands the best single image with Gaussian noise of its validation errors' size per pixel.
 """
 
 from collections.abc import Sequence
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -27,7 +28,7 @@ from inversion.encoders.alexnet import TAPS
 from inversion.results.trained import TrainedRun
 from inversion.studies import calibration
 from inversion.studies.result import Result, layer_colour, new_figure
-from inversion.studies.subject import BATCH, Subject, check_range
+from inversion.studies.subject import BATCH, Subject, check_range, feature_error
 from inversion.training.building import build
 
 BANDS = (0, 1, 2, 4, 8, 12, 16, 20, 28, 48, 80, 128, 192)
@@ -96,7 +97,7 @@ def _finding(rows: Sequence[dict[str, Any]], layer: str) -> str:
     }
     return " ".join(
         [
-            f"One sample's error is {whole['sample_ratio']:.2f} times the single best image's (2 if exact;",
+            f"One sample's error is {whole['sample_ratio']:.2f} times the single best image's (at most 2 if exact;",
             f"{kinds['shuffled'][0]['sample_ratio']:.2f} with another image's features), that of many samples' mean",
             f"{whole['mean_ratio']:.3f} times, and their spread is {whole['spread_ratio']:.2f} times that (1 if exact).",
             f"Intervals of 50 and 90 % hold {whole['coverage_50']:.1%} and {whole['coverage_90']:.1%} of the pixels",
@@ -122,7 +123,7 @@ def bands_of(truth: Tensor, drawn: Tensor, mean: Tensor, floor: Tensor) -> dict[
     given = (truth, drawn, mean, floor[None])
     found = {"all": tuple(images.flatten(-3) for images in given)}
     spectra = [basis @ torch.einsum("oc,...chw->...ohw", COLOURS, images) @ basis.T for images in given]
-    for low, high in zip(BANDS, BANDS[1:], strict=False):
+    for low, high in pairwise(BANDS):
         inside = (low <= radius) & (radius < high)
         if inside.any():
             found[f"{low}-{high}"] = tuple(spectrum[..., inside].flatten(-2) for spectrum in spectra)
@@ -162,21 +163,18 @@ def _seen(run: TrainedRun, truth: Tensor, drawn: Tensor, mean: Tensor, layers: S
     wanted, of_sample, of_mean = encode(truth), encode(drawn), encode(mean)
     rows = []
     for name in names:
-        scale = (wanted[name] - wanted[name].mean(0)).square().sum(1).mean().sqrt()
         row: dict[str, Any] = {"layer": name}
         for kind, found in {"sample": of_sample[name], "mean": of_mean[name]}.items():
             ranks = calibration.mean_reciprocal_rank(found, wanted[name])
             low, high = calibration.bootstrap(ranks)
-            row[f"{kind}_distance"] = float((found - wanted[name]).square().sum(1).mean().sqrt() / scale)
+            row[f"{kind}_distance"] = feature_error(found, wanted[name])
             row |= {f"{kind}_rank": float(ranks.mean()), f"{kind}_rank_low": low, f"{kind}_rank_high": high}
         rows.append(row)
     return rows
 
 
 def left_open(drawn: Tensor, truth: Tensor) -> dict[str, float]:
-    """The share of the images' variance that varies between samples: of luminance, of opponent colours, and of the position
-    where the image's contrast has its centre.
-    """
+    """The share of the images' variance between samples: of brightness, of colours, of the place of most contrast."""
 
     def numbers(images: Tensor) -> dict[str, Tensor]:
         colours = torch.einsum("oc,...chw->...ohw", COLOURS, images)
@@ -184,7 +182,7 @@ def left_open(drawn: Tensor, truth: Tensor) -> dict[str, float]:
         places = torch.linspace(-0.5, 0.5, images.shape[-1])
         centre = torch.stack([(contrast.sum(side) * places).sum(-1) for side in (-2, -1)], -1)
         centre = centre / contrast.sum((-2, -1))[..., None].clamp_min(1e-12)
-        return {"luminance": colours[..., 0, :, :], "chrominance": colours[..., 1:, :, :], "position": centre}
+        return {"brightness": colours[..., 0, :, :], "colour": colours[..., 1:, :, :], "position": centre}
 
     of_samples, of_images = numbers(drawn), numbers(truth)
     return {name: float(of_samples[name].var(1).mean() / of_images[name].var(0).mean()) for name in of_images}
@@ -220,7 +218,7 @@ def _open_figure(rows: Sequence[dict[str, Any]], layers: dict[str, str]) -> Figu
         by_colour.bar([i - 0.27, i, i + 0.27], shares, width=0.25, color=["0.35", "tab:orange", "tab:blue"])
     by_band.set(title="What stays open, by frequency", xlabel="cycles per image", ylabel="share of the images' variance")
     by_band.legend(frameon=False)
-    by_colour.set(title="Of luminance (grey), chrominance (orange), position (blue)", ylabel="share of the images' variance")
+    by_colour.set(title="Of brightness (grey), colour (orange), position (blue)", ylabel="share of the images' variance")
     by_colour.set_xticks(range(len(layers)), list(layers))
     return figure
 

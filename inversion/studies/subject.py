@@ -11,6 +11,7 @@ from torch import Tensor
 from inversion.core import pixels
 from inversion.core.errors import InputError
 from inversion.data.datamodule import ImageDataModule
+from inversion.decoders.base import check_number
 from inversion.results import runs, trained
 from inversion.training.building import build
 from inversion.training.metrics import mean_squared_errors
@@ -52,8 +53,8 @@ class Subject:
         if part not in ("val", "test"):
             raise InputError(f"part={part} must be val or test.")
         files = self.datamodule.split.files(part)
-        check_range(1, images=len(files) if number is None else number)
-        chosen = torch.linspace(0, len(files) - 1, min(number or len(files), len(files))).round().long()
+        number = min(check_number("images", len(files) if number is None else number), len(files))
+        chosen = torch.linspace(0, len(files) - 1, number).round().long()
         self.part = part
         self.files = [files[i] for i in chosen]
         self.labels = torch.tensor(self.datamodule.split.labels(part))[chosen]
@@ -91,6 +92,11 @@ class Subject:
         """Reconstructions by a run or another function of images (B, 3, 227, 227) in [-1, 1]: (N, 3, n, n) in [0, 1]."""
         found = (pixels.denormalize(run(pixels.to_input(batch))) for batch in self.images.split(BATCH))
         return torch.cat([pixels.to_native(batch, self.images.shape[-1]).clamp(0, 1) for batch in found])
+
+
+def feature_error(found: Tensor, wanted: Tensor) -> float:
+    """The root of sum ||f' - f||^2 / sum ||f - mean f||^2 over images, (N, ...) both."""
+    return float(((found - wanted).square().sum() / (wanted - wanted.mean(0)).square().sum()).sqrt())
 
 
 def _device(name: str) -> torch.device:

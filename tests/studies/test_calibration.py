@@ -30,6 +30,14 @@ def test_exact_samples_pass():
     assert calibration.fair_crps(truth, samples) == pytest.approx(1 / math.sqrt(math.pi), rel=0.02)  # E|e - e'| / 2
 
 
+def test_exact_samples_pass_where_they_are_clamped():
+    truth, samples = (some.clamp(-2, 2) for some in drawn())
+    histogram = calibration.rank_histogram(truth, samples)
+    assert (truth.abs() == 2).float().mean() > 0.4
+    assert float((histogram * (NUMBER + 1) - 1).abs().max()) < 0.1
+    assert calibration.coverage(histogram, 0.9) == pytest.approx(0.9, abs=0.01)
+
+
 @pytest.mark.parametrize(("width", "shift"), [(0.5, 0), (2, 0), (1, 1)])
 def test_samples_that_are_too_narrow_too_wide_or_beside_the_truth_fail(width, shift):
     truth, samples = drawn(width, shift)
@@ -59,8 +67,3 @@ def test_ranks_among_features():
 def test_the_interval_of_a_mean_holds_it():
     low, high = calibration.bootstrap(torch.randn(1000, generator=torch.Generator().manual_seed(0)))
     assert low < 0 < high and high - low == pytest.approx(2 * 1.96 / math.sqrt(1000), rel=0.1)
-
-
-def test_one_sample_has_no_spread():
-    with pytest.raises(ValueError, match="two samples"):
-        calibration.errors(torch.zeros(1, 1), torch.zeros(1, 1, 1))

@@ -63,3 +63,9 @@ def test_patches_are_of_the_images_that_excite_a_channel_most():
     assert patches.shape == (3, 3, 227, 227) and patches.abs().max() <= 1
     alone = channels.exciting_patches(run, native[1:2], features[1:2], 5)
     assert torch.equal(patches[0], alone[0]) and not torch.equal(patches[0], patches[1])
+
+
+def test_channels_that_are_not_ablated_follow_by_variance(subject, tmp_path):
+    rows = channels.channels(subject, tmp_path, images=8, candidates=1, shown=1).rows
+    of = {name: [row["mse"] for row in rows if row.get("order") == name] for name in channels.ORDERS}
+    assert of["by importance"] == of["by variance"] != of["at random"]

@@ -37,5 +37,7 @@ def test_dropping_and_noise_are_as_large_as_asked():
 
     assert changed("fc6", 0.3)["dropped", 0.3](ones).mean() == pytest.approx(0.7, abs=0.02)
     assert torch.equal(changed("fc6", 0.0)["dropped", 0.0](ones), ones)
+    noisy = changed("fc6", 0.0)["noise", 0.5]
+    assert torch.equal(noisy(ones), noisy(ones))  # whatever was changed before
     assert torch.equal(changed("fc8", 1.0)["dropped", 1.0](ones)[7], features.mean(0))
     assert (changed("fc6", 0.0)["noise", 0.5](ones) - ones).std() == pytest.approx(1, abs=0.03)

@@ -55,3 +55,12 @@ def test_images_themselves_are_measured_right(smooth):
     assert found["shift", -8]["estimate"] == -8 and found["shift", 16]["error"] == 0
     assert found["turn", 30]["estimate"] == pytest.approx(30, abs=0.1)
     assert found["grey", 0]["estimate"] < 0.02
+
+
+def test_grey_images_say_nothing_of_colour(smooth):
+    coloured = (0.4 + 0.2 * smooth)[:1]
+    images = torch.cat([coloured, position_colour.grey(coloured).expand(9, -1, -1, -1)])
+    tint = 0.003 * torch.tensor([1.0, 0.0, -1.0])[:, None, None]  # of all reconstructions
+    rows = position_colour.measures(lambda images: images + tint, images, shifts=[8], turns=[30])
+    turn, grey = (next(row for row in rows if row["what"] == what) for what in ("turn", "grey"))
+    assert turn["estimate"] == pytest.approx(30, abs=3) and grey["estimate"] < 0.5

@@ -89,7 +89,7 @@ def test_the_study(flows, tmp_path, capsys):
                 kinds.setdefault(row["what"], []).append(row)
         assert len(kinds["samples"]) == len(kinds["mean + noise"]) > 8
         assert sum(float(row["value"]) for row in kinds["rank histogram, samples"]) == pytest.approx(1, abs=1e-4)
-        assert [row["band"] for row in kinds["open"]] == ["luminance", "chrominance", "position"]
+        assert [row["band"] for row in kinds["open"]] == ["brightness", "colour", "position"]
         assert {row["layer"] for row in kinds["features"]} >= {"conv2", title.lower()}
     said = capsys.readouterr().out
     assert "2 if exact" in said and "beyond the generator" in said
@@ -119,4 +119,4 @@ def test_what_is_left_open_is_what_varies_between_samples():
     nothing = samples.left_open(truth[:, None].expand(-1, 4, -1, -1, -1), truth)
     assert all(share == pytest.approx(0, abs=1e-6) for share in nothing.values())
     grey_open = samples.left_open(drawn, truth)
-    assert grey_open["chrominance"] == pytest.approx(0, abs=1e-6) and grey_open["luminance"] > 0.5
+    assert grey_open["colour"] == pytest.approx(0, abs=1e-6) and grey_open["brightness"] > 0.5

@@ -77,10 +77,10 @@ def test_a_study_that_fails_costs_no_other(sweep, tmp_path, one_line):
 @pytest.mark.parametrize(
     ("arguments", "expected"),
     [
-        (["runs=/nowhere"], "holds no finished run"),
+        (["runs=/nowhere"], "/nowhere is no folder"),
         (["device=gpu"], "device=gpu can't be used here"),
-        (["images=all"], "images=all must be at least 1"),
-        (["runs=2024"], "2024 holds no finished run"),
+        (["images=all"], "images=all must be a whole number, at least 1"),
+        (["runs=2024"], "2024 is no folder"),
     ],
 )
 def test_what_cant_be_studied_is_said(sweep, tmp_path, one_line, arguments, expected):
@@ -94,7 +94,11 @@ def test_what_cant_be_studied_is_said(sweep, tmp_path, one_line, arguments, expe
         (perturb.perturb, {"drop": 0.5, "top": [5000], "noise": []}, "top=.5000. must lie between 1 and 1000"),
         (compare_layers.compare_layers, {"extremes": 0}, "extremes=0 must be at least 1"),
         (position_colour.position_colour, {"images": 2, "shifts": [60], "turns": []}, "shifts=.60."),
-        (position_colour.position_colour, {"images": 2, "shifts": [6], "turns": []}, "number_of_turns=0 must"),
+        (
+            position_colour.position_colour,
+            {"images": 2, "shifts": [6], "turns": []},
+            "turns must each have a number",
+        ),
         (interpolate.interpolate, {"pairs": 0, "steps": 3, "classes": 1, "draws": 1}, "pairs=0"),
         (interpolate.interpolate, {"pairs": 1, "steps": 4, "classes": 1, "draws": 1}, "steps=4 must be odd"),
         (samples.samples, {"number": 2, "steps": 1, "seed": 0, "layers": ["conv9"]}, "AlexNet has no conv9"),

@@ -10,7 +10,7 @@ from inversion.studies.subject import Subject, check_range
 def test_images_that_arent_there_are_refused(subject):
     with pytest.raises(InputError, match="part=train must be val or test"):
         subject.on("train")
-    with pytest.raises(InputError, match="images=0 must be at least 1"):
+    with pytest.raises(InputError, match="images=0 must be a whole number, at least 1"):
         subject.on("val", 0)
     assert len(subject.on("test", 1000).images) == 6 and len(subject.on("test", 2).files) == 2
 
