@@ -4,6 +4,7 @@ import json
 import re
 import shlex
 import shutil
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -53,6 +54,16 @@ def test_the_files_are_those_that_the_introduction_lists():
     assert sorted(name for name, _ in FILES) == sorted(re.findall(r"my_project/\S+\.(?:py|yaml)", INTRODUCTION))
 
 
+def test_a_run_whose_decoder_is_not_found_is_not_to_be_trained_anew(finished_run, project, monkeypatch):
+    import inversion
+
+    monkeypatch.setattr(sys, "path", [place for place in sys.path if place not in ("", str(project))])
+    for name in [name for name in sys.modules if name.startswith("my_project")]:
+        monkeypatch.delitem(sys.modules, name)
+    with pytest.raises(inversion.core.errors.InputError, match="my_project.tiny.TinyDecoder.*: set PYTHONPATH"):
+        inversion.load(finished_run)
+
+
 def test_a_decoder_can_be_trained_and_loaded(finished_run):
     import inversion
 
@@ -79,6 +90,12 @@ def test_a_source_of_images(project, quick):
     split = json.loads((project / "outputs" / "named" / "split.json").read_text())
     assert [entry["id"] for entry in split["classes"]] == ["cat", "dog"]
     assert [len(split[part]) for part in ("train", "val", "test")] == [4, 4, 4]
+
+
+def test_an_experiment(project, quick):
+    assert train("An experiment", *quick, "hydra.run.dir=outputs/small") == Outcome(0, "")
+    found = metrics(project / "outputs" / "small")
+    assert (found["decoder"], found["loss"], found["lr"]) == ("TinyDecoder", "L1Loss", 1e-3)
 
 
 def test_a_study(project, finished_run):

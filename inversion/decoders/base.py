@@ -10,17 +10,16 @@ from inversion.core.errors import InputError
 
 
 class Decoder(nn.Module, ABC):
-    """A network that predicts images of any size; called, it clamps them and resizes them as the originals were.
+    """A network that predicts images of any size. Calling it clamps them and resizes them as the originals were.
 
-    A decoder of your own takes these three arguments and its options, and defines `predict`: one image's features, (C, H, W)
-    or (D,), and the sides in pixels of the images as the data holds them and of the reconstruction. Options that don't fit
-    together raise InputError.
+    One of your own defines `predict`, and takes the shape of an image's features, (C, H, W) or (D,), the side in pixels of the
+    images as the data holds them, and its options, of which those that don't fit together raise InputError.
     """
 
-    def __init__(self, feature_shape: Sequence[int], native_size: int, output_size: int) -> None:
+    def __init__(self, feature_shape: Sequence[int], native_size: int) -> None:
         super().__init__()
         self.feature_shape = tuple(feature_shape)
-        self.native_size, self.output_size = native_size, output_size
+        self.native_size = native_size
 
     @abstractmethod
     def predict(self, features: Tensor) -> Tensor:
@@ -31,8 +30,8 @@ class Decoder(nn.Module, ABC):
         return [self.predict(features)]
 
     def forward(self, features: Tensor) -> Tensor:
-        """Features (B, *feature_shape) -> images (B, 3, output_size, output_size) in [-1, 1]: what is scored and shown."""
-        return pixels.resize(self.predict(features).float().clamp(-1, 1), self.output_size)
+        """Features (B, *feature_shape) -> images (B, 3, 227, 227) in [-1, 1]: what is scored and shown."""
+        return pixels.resize(self.predict(features).float().clamp(-1, 1), pixels.INPUT_SIZE)
 
 
 def check_numbers(name: str, values: object, least: int = 1) -> None:

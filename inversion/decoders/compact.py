@@ -36,7 +36,6 @@ class CompactDecoder(Decoder):
         self,
         feature_shape: Sequence[int],
         native_size: int,
-        output_size: int,
         *,
         channels: Sequence[int],
         depth: Sequence[int],
@@ -48,7 +47,7 @@ class CompactDecoder(Decoder):
         kernel: int = 3,
         slope: float = 0.2,
     ) -> None:
-        super().__init__(feature_shape, native_size, output_size)
+        super().__init__(feature_shape, native_size)
         check_numbers("decoder.channels", channels)
         check_numbers("decoder.depth", depth, least=0)
         if not channels or len(depth) != len(channels):

@@ -15,7 +15,7 @@ class Ensemble(Decoder):
     """
 
     def __init__(self, members: Sequence[Decoder]) -> None:
-        super().__init__(members[0].feature_shape, members[0].native_size, members[0].output_size)
+        super().__init__(members[0].feature_shape, members[0].native_size)
         self.members = nn.ModuleList(members)
 
     def predict(self, features: Tensor) -> Tensor:

@@ -14,7 +14,7 @@ from inversion.decoders.unet import UNet
 
 COLOURS = torch.tensor([[1.0, 1.0, 1.0], [1.0, 0.0, -1.0], [1.0, -2.0, 1.0]])
 COLOURS = COLOURS / COLOURS.norm(dim=1, keepdim=True)
-"""Red, green and blue to luminance and two opponent colours: orthonormal."""
+"""Red, green and blue to brightness (their sum) and two opponent colours: orthonormal."""
 
 STEPS = 6
 """Of the midpoint method, from noise to a sample; two evaluations of the network each."""
@@ -22,9 +22,7 @@ STEPS = 6
 
 @cache
 def constants(n: int, device: torch.device) -> tuple[Tensor, Tensor]:
-    """The cosine basis (n, n) and the opponent colours (3, 3) on a device. No buffers of a module: an average of weights would
-    average them too, and round.
-    """
+    """The cosine basis (n, n) and opponent colours (3, 3). No buffers: an average of weights would round them."""
     with torch.inference_mode(False):  # the first to ask may be a validation, and gradients need them later
         return pixels.cosine_basis(n).to(device), COLOURS.to(device)
 
@@ -50,8 +48,7 @@ class Whitening(nn.Module):
         self.register_buffer("batches", torch.zeros(2))  # seen of training, and images of this validation
 
     def update(self, errors: Tensor, first: bool) -> None:
-        """Takes the errors of a batch into account, in training those of training images, else those of validation images,
-        of which the `first` batch begins anew."""
+        """Takes a batch's errors into account; in eval mode, `val_variance` starts afresh with the `first` batch."""
         power = self.spectrum(errors).square().mean(0)
         if self.training:
             self.batches[0] += 1
@@ -86,22 +83,20 @@ class FlowDecoder(Decoder):
     2023, arXiv 2209.03003; around a regression's mean: Mardani et al. 2023, arXiv 2309.15214). Errors are whitened first, so
     noise n and error e have unit variance at every frequency, and the noise's image has the errors' spectrum. The way from one
     to the other is a quarter circle, z = n cos a + e sin a (the straight (1 - t) n + t e of tan a = t / (1 - t), brought to
-    unit variance: Albergo and Vanden-Eijnden 2023, arXiv 2209.15571), since then z says nothing of the velocity
-    e cos a - n sin a by itself: a network that adds nothing gives the noise. It predicts the velocity as an image plus z times
+    unit variance: Albergo and Vanden-Eijnden 2023, arXiv 2209.15571), since then z is uncorrelated with the velocity
+    e cos a - n sin a: a network that adds nothing gives the noise. It predicts the velocity as an image plus z times
     a gate per pixel, to quench noise where an image is smooth without redrawing it.
 
     Args:
-        mean: makes the mean decoder from (feature_shape, native_size, output_size).
+        mean: makes the mean decoder from (feature_shape, native_size).
         time_mean, time_std: in training, times t are the logistic function of a normal variable with these.
-        detail: how much fine detail counts in the loss: 0, as in squared error of pixels; 1, as much as all else.
-        network: the options of `UNet`.
+        detail, network: how much fine detail counts, from 0 (as in squared error) to 1 (as all else); the options of `UNet`.
     """
 
     def __init__(
         self,
         feature_shape: Sequence[int],
         native_size: int,
-        output_size: int,
         *,
         mean: Callable[..., Decoder],
         time_mean: float,
@@ -109,8 +104,8 @@ class FlowDecoder(Decoder):
         detail: float,
         **network: Any,
     ) -> None:
-        super().__init__(feature_shape, native_size, output_size)
-        self.mean = mean(feature_shape, native_size, output_size)
+        super().__init__(feature_shape, native_size)
+        self.mean = mean(feature_shape, native_size)
         self.whitening = Whitening(native_size)
         self.time_mean, self.time_std, self.detail = time_mean, time_std, detail
         self.network = UNet(9, 6, native_size, self.feature_shape, **network)
@@ -123,8 +118,7 @@ class FlowDecoder(Decoder):
 
     def flow_loss(self, features: Tensor, images: Tensor, first: bool) -> Tensor:
         """The flow-matching loss of a batch: features, the images (B, 3, n, n) in [-1, 1], whether it is an epoch's `first`.
-        Errors are those of the mean decoder in eval mode, as in sampling. In validation times and noise are the same in each
-        epoch.
+        Errors are those of the mean decoder in eval mode, as in sampling. Validations have all the same times and noise.
         """
         with torch.no_grad():
             self.mean.eval()

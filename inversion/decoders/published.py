@@ -4,6 +4,7 @@ from collections.abc import Sequence
 
 from torch import Tensor, nn
 
+from inversion.core import pixels
 from inversion.core.errors import InputError
 from inversion.decoders.base import Decoder, check_number, check_numbers
 
@@ -21,15 +22,13 @@ class PublishedDecoder(Decoder):
         nearest: whether the image is resized by nearest neighbour, which draws blocks, or as the originals were.
         channels: output channels of the 3x3 convolutions.
         hidden, start: widths of the fully connected layers, and channels of the map that the last is reshaped to; for vectors.
-        kernel, up_kernel: sides of the convolutions' and of the up-convolutions' kernels, odd.
-        slope: LeakyReLU's negative slope.
+        kernel, up_kernel, slope: sides of the convolutions' and up-convolutions' kernels, odd; LeakyReLU's negative slope.
     """
 
     def __init__(
         self,
         feature_shape: Sequence[int],
         native_size: int,
-        output_size: int,
         *,
         up_channels: Sequence[int],
         batch_norm: Sequence[int],
@@ -42,7 +41,7 @@ class PublishedDecoder(Decoder):
         up_kernel: int = 5,
         slope: float = 0.2,
     ) -> None:
-        super().__init__(feature_shape, native_size, output_size)
+        super().__init__(feature_shape, native_size)
         lists = {"up_channels": up_channels, "batch_norm": batch_norm, "channels": channels, "hidden": hidden}
         for name, values in lists.items():
             check_numbers(f"decoder.{name}", values)
@@ -77,4 +76,4 @@ class PublishedDecoder(Decoder):
 
     def predict(self, features: Tensor) -> Tensor:
         image = self.body(features)
-        return nn.functional.interpolate(image, self.output_size, mode="nearest") if self.nearest else image
+        return nn.functional.interpolate(image, pixels.INPUT_SIZE, mode="nearest") if self.nearest else image

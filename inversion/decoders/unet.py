@@ -104,9 +104,7 @@ class UNet(nn.Module):
 
 
 class Block(nn.Module):
-    """x + conv(norm(conv(norm(x)))), the second norm scaled and shifted by the embedding, convolutions separable: (B, inputs,
-    h, w) -> (B, outputs, h, w).
-    """
+    """x + conv(norm(conv(norm(x)))), the second norm modulated by the embedding: (B, inputs, h, w) -> (B, outputs, h, w)."""
 
     def __init__(self, inputs: int, outputs: int, embedding: int) -> None:
         super().__init__()

@@ -11,17 +11,16 @@ from typing import Any, TypeVar
 import torch
 from hydra.errors import InstantiationException
 from hydra.utils import get_class, instantiate
-from lightning import Trainer
+from lightning import Callback, Trainer
 from lightning.pytorch.loggers import Logger
-from lightning.pytorch.profilers import PassThroughProfiler
 from omegaconf import DictConfig, OmegaConf
 from torch import nn
 from torch.optim.lr_scheduler import ReduceLROnPlateau
 
-from inversion.core import pixels
 from inversion.core.errors import InputError
 from inversion.decoders.base import Decoder, check_number
 from inversion.decoders.ensemble import Ensemble
+from inversion.decoders.flow import FlowDecoder
 from inversion.decoders.standardize import Standardize
 from inversion.encoders.alexnet import Encoder
 from inversion.training import checkpoints
@@ -46,18 +45,24 @@ def build(name: str, config: Mapping[str, Any], **arguments: Any) -> Any:
             if isinstance(cause, InputError | OSError):
                 raise cause from None
         reason = (str(cause).strip().splitlines() or [type(cause).__name__])[0].rstrip(".")
-        raise InputError(f"The options of {name} can't be used ({reason}): see the comments over them in conf/.") from error
+        is_missing = isinstance(cause, ModuleNotFoundError)
+        advice = "set PYTHONPATH to the folder that it lies in" if is_missing else "see the comments over them in conf/"
+        raise InputError(f"The options of {name} can't be used ({reason}): {advice}.") from error
 
 
 def build_trainer(config: DictConfig, folder: Path) -> Trainer:
-    """The trainer of a run in the folder, with the whole config's callbacks and without loggers. Raises InputError for
-    options that can't be used.
-    """
-    callbacks = [callback for callback in build("callbacks", config.callbacks).values() if callback is not None]
-    saved = {(str(one.filename), one.dirpath) for one in callbacks if isinstance(one, MovableCheckpoint)}
-    if config.trainer.get("enable_checkpointing") is False or saved - {(checkpoints.BEST, None)} != {(checkpoints.LAST, None)}:
+    """The trainer of a run in the folder, without loggers. Raises InputError for options that can't be used."""
+    named = build("callbacks", config.callbacks)
+    if odd := [f"callbacks.{name}" for name, one in named.items() if not isinstance(one, Callback | None)]:
+        raise InputError(f"{odd[0]} is no callback: +{odd[0]}._target_=... must name the class of one.")
+    if fixed := config.trainer.keys() & {"logger", "callbacks", "plugins", "default_root_dir"}:
+        raise InputError(f"trainer.{min(fixed)} is not for you to set: see logger=, callbacks= and hydra.run.dir=.")
+    callbacks = [callback for callback in named.values() if callback is not None]
+    saved = {(str(one.filename), one.dirpath, one.save_top_k) for one in callbacks if isinstance(one, MovableCheckpoint)}
+    only = [{(name, None, 1)} for name in (checkpoints.BEST, checkpoints.LAST)]
+    if config.trainer.get("enable_checkpointing") is False or saved - only[0] != only[1]:
         raise InputError(
-            "callbacks.last, callbacks.best's filename and dirpath, and trainer.enable_checkpointing must stay as they are: "
+            "callbacks.last, callbacks.best's filename, dirpath and save_top_k, and trainer.enable_checkpointing must stay: "
             "without its checkpoints a run can neither be resumed nor used."
         )
     trainer: Trainer = build(
@@ -68,6 +73,7 @@ def build_trainer(config: DictConfig, folder: Path) -> Trainer:
         callbacks=[SeededEpochs(config.seed), *callbacks],
         plugins=[checkpoints.AtomicCheckpoints()],
         default_root_dir=str(folder),
+        use_distributed_sampler=False,  # the order is the datamodule's
     )
     if trainer.world_size > 1:
         raise InputError(
@@ -76,16 +82,14 @@ def build_trainer(config: DictConfig, folder: Path) -> Trainer:
         )
     if trainer.max_epochs is None or trainer.max_epochs < 1:
         raise InputError(f"trainer.max_epochs={trainer.max_epochs} must be at least 1.")
-    profiler: Any = trainer.profiler  # type: ignore[attr-defined]
-    if not isinstance(profiler, PassThroughProfiler):
+    if config.trainer.get("profiler"):
+        profiler: Any = trainer.profiler  # type: ignore[attr-defined]
         profiler.dirpath, profiler.filename = profiler.dirpath or folder, profiler.filename or "profile"
     return trainer
 
 
 def build_loggers(config: DictConfig, folder: Path, resumed_step: int) -> list[Logger]:
-    """The run's loggers, which write into its folder. TensorBoard's begin with the whole config, and are cut behind
-    `resumed_step`, which is 0 for a new run.
-    """
+    """The run's loggers, in its folder; TensorBoard's curves are cut behind `resumed_step`, which is 0 for a new run."""
     loggers = []
     for name, options in (config.get("logger") or {}).items():
         if options is None:
@@ -125,12 +129,17 @@ def build_decoder(config: DictConfig, encoder: Encoder, native_size: int) -> Dec
     members = check_number("decoder.members", config.get("members", 1))
     resolved: Any = OmegaConf.to_container(config, resolve=True)
     own = {key: value for key, value in resolved.items() if key not in ("members", "standardized")}
-    given = {"feature_shape": encoder.feature_shape, "native_size": native_size, "output_size": pixels.INPUT_SIZE}
-    decoders = [build("decoder", own, **given) for _ in range(members)]
+    decoders = [build("decoder", own, feature_shape=encoder.feature_shape, native_size=native_size) for _ in range(members)]
     if not isinstance(decoders[0], Decoder):
         raise InputError("decoder._target_ must name a subclass of inversion.decoders.base.Decoder: see conf/decoder/.")
+    if members > 1 and isinstance(decoders[0], FlowDecoder):
+        raise InputError(f"decoder.members={members}: a decoder that samples is one network, leave it out.")
     decoder: Decoder = decoders[0] if members == 1 else Ensemble(decoders)
-    return decoder.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+    with torch.no_grad():
+        shape = decoder.eval().predict(torch.zeros(1, *encoder.feature_shape)).shape
+    if len(shape) != 4 or shape[:2] != (1, 3) or shape[2] != shape[3]:
+        raise InputError(f"decoder._target_={config._target_}: its predict must give (B, 3, s, s), and gave {tuple(shape)}.")
+    return decoder.train().to(memory_format=torch.channels_last)  # type: ignore[call-overload]
 
 
 def build_module(kind: type[M], config: DictConfig, encoder: Encoder, native_size: int, clips: bool = False) -> M:
@@ -154,7 +163,7 @@ def build_module(kind: type[M], config: DictConfig, encoder: Encoder, native_siz
         scheduler = module.configure_optimizers()["lr_scheduler"]["scheduler"]
         with warnings.catch_warnings(action="ignore"):  # it is stepped before the optimiser
             scheduler.step(*([0.0] if isinstance(scheduler, ReduceLROnPlateau) else []))
-    except (ValueError, TypeError, ArithmeticError, AttributeError, RuntimeError) as error:
+    except (ValueError, TypeError, ArithmeticError, AttributeError, RuntimeError, LookupError) as error:
         reason = f"({error}): see conf/optimizer and conf/scheduler"
         raise InputError(f"The options of optimizer or scheduler can't be used {reason}.") from error
     return module

@@ -109,10 +109,10 @@ def test_compact_draws_at_its_share_of_the_datas_resolution():
 @pytest.mark.parametrize(
     ("kernels", "decoder"),
     [
-        ([5, 5, 5], lambda: CompactDecoder((8, 4, 4), 64, 227, channels=[8, 4], depth=[1, 1], kernel=5)),
+        ([5, 5, 5], lambda: CompactDecoder((8, 4, 4), 64, channels=[8, 4], depth=[1, 1], kernel=5)),
         (
             [1, 7],
-            lambda: published((8, 4, 4), 64, 227, channels=[8], up_channels=[3], kernel=1, up_kernel=7, nearest=False),
+            lambda: published((8, 4, 4), 64, channels=[8], up_channels=[3], kernel=1, up_kernel=7, nearest=False),
         ),
     ],
 )
@@ -127,7 +127,7 @@ def test_kernels_of_any_odd_side_keep_the_sizes(kernels, decoder):
 
 
 def test_an_ensemble_predicts_the_mean_of_its_members():
-    members = [CompactDecoder((8, 4, 4), 64, 227, channels=[8, 4], depth=[1, 1]) for _ in range(3)]
+    members = [CompactDecoder((8, 4, 4), 64, channels=[8, 4], depth=[1, 1]) for _ in range(3)]
     ensemble, features = Ensemble(members), torch.randn(2, 8, 4, 4)
     images = ensemble.predictions(features)
     for image, member in zip(images, members, strict=True):
@@ -150,6 +150,20 @@ def test_members_start_from_weights_of_their_own(decoder):
 def test_a_number_of_members_that_makes_no_sense_is_refused(members, one_line):
     with pytest.raises(InputError, match=f"decoder.members={members}") as error:
         configured("compact", "conv5", 64, f"decoder.members={members}")
+    one_line(str(error.value))
+
+
+def test_a_decoder_that_samples_is_one_network(one_line):
+    with pytest.raises(InputError, match="decoder.members=2") as error:
+        configured("flow", "conv5", 64, "+decoder.members=2")
+    one_line(str(error.value))
+
+
+@pytest.mark.parametrize("shape", [(1, 64, 64), (3, 64, 32), (12288,)])
+def test_a_decoder_that_gives_no_images_is_refused(shape, monkeypatch, one_line):
+    monkeypatch.setattr(CompactDecoder, "predict", lambda self, features: torch.zeros(len(features), *shape))
+    with pytest.raises(InputError, match=r"must give \(B, 3, s, s\)") as error:
+        configured("compact", "conv5", 64, "decoder.members=1")
     one_line(str(error.value))
 
 
@@ -200,22 +214,22 @@ def test_working_sizes(first, last, number, sizes):
 @pytest.mark.parametrize(
     ("build", "expected"),
     [
-        (lambda: CompactDecoder((8, 4, 4), 64, 227, channels=[8, 0], depth=[1, 1]), "decoder.channels"),
-        (lambda: CompactDecoder((8, 4, 4), 64, 227, channels=[8, 8], depth=[1]), "decoder.depth"),
-        (lambda: CompactDecoder((8, 4, 4), 64, 227, channels=[], depth=[]), "decoder.channels"),
-        (lambda: CompactDecoder((8,), 64, 227, channels=[8], depth=[1]), "decoder.bottleneck"),
-        (lambda: CompactDecoder((8, 4, 4), 64, 227, channels=[8], depth=[1], bottleneck=3), "decoder.bottleneck=3 is for"),
-        (lambda: CompactDecoder((8,), 64, 227, channels=[8], depth=[1], bottleneck=3, hidden=0), "decoder.hidden=0"),
-        (lambda: CompactDecoder((8,), 64, 227, channels=[8], depth=[1], bottleneck=3, hidden=1), "decoder.dropout=None"),
-        (lambda: CompactDecoder((8, 4, 4), 64, 227, channels=8, depth=[1]), "decoder.channels=8 must be a list"),
-        (lambda: CompactDecoder((8, 4, 4), 64, 227, channels=[8], depth=1), "decoder.depth=1 must be a list"),
-        (lambda: CompactDecoder((8, 4, 4), 64, 227, channels=[8], depth=[1], kernel=4), "decoder.kernel=4"),
-        (lambda: CompactDecoder((8, 4, 4), 64, 227, channels=[8], depth=[1], resolution=2.0), "decoder.resolution=2.0"),
-        (lambda: published((8, 4, 4), 64, 227, up_channels=[3], up_kernel="5"), "decoder.up_kernel=5"),
-        (lambda: published((8,), 64, 227, up_channels=[3], hidden=[100]), "decoder.hidden"),
-        (lambda: published((8, 4, 4), 64, 227, up_channels=[3], batch_norm=[2]), "decoder.batch_norm"),
-        (lambda: published((8, 4, 4), 64, 227, up_channels=[8, 4]), "must end with 3"),
-        (lambda: published((8, 4, 4), 64, 227, up_channels=[3], hidden=[16]), "decoder.hidden"),
+        (lambda: CompactDecoder((8, 4, 4), 64, channels=[8, 0], depth=[1, 1]), "decoder.channels"),
+        (lambda: CompactDecoder((8, 4, 4), 64, channels=[8, 8], depth=[1]), "decoder.depth"),
+        (lambda: CompactDecoder((8, 4, 4), 64, channels=[], depth=[]), "decoder.channels"),
+        (lambda: CompactDecoder((8,), 64, channels=[8], depth=[1]), "decoder.bottleneck"),
+        (lambda: CompactDecoder((8, 4, 4), 64, channels=[8], depth=[1], bottleneck=3), "decoder.bottleneck=3 is for"),
+        (lambda: CompactDecoder((8,), 64, channels=[8], depth=[1], bottleneck=3, hidden=0), "decoder.hidden=0"),
+        (lambda: CompactDecoder((8,), 64, channels=[8], depth=[1], bottleneck=3, hidden=1), "decoder.dropout=None"),
+        (lambda: CompactDecoder((8, 4, 4), 64, channels=8, depth=[1]), "decoder.channels=8 must be a list"),
+        (lambda: CompactDecoder((8, 4, 4), 64, channels=[8], depth=1), "decoder.depth=1 must be a list"),
+        (lambda: CompactDecoder((8, 4, 4), 64, channels=[8], depth=[1], kernel=4), "decoder.kernel=4"),
+        (lambda: CompactDecoder((8, 4, 4), 64, channels=[8], depth=[1], resolution=2.0), "decoder.resolution=2.0"),
+        (lambda: published((8, 4, 4), 64, up_channels=[3], up_kernel="5"), "decoder.up_kernel=5"),
+        (lambda: published((8,), 64, up_channels=[3], hidden=[100]), "decoder.hidden"),
+        (lambda: published((8, 4, 4), 64, up_channels=[3], batch_norm=[2]), "decoder.batch_norm"),
+        (lambda: published((8, 4, 4), 64, up_channels=[8, 4]), "must end with 3"),
+        (lambda: published((8, 4, 4), 64, up_channels=[3], hidden=[16]), "decoder.hidden"),
     ],
 )
 def test_options_that_do_not_fit_are_refused(build, expected, one_line):

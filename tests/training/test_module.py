@@ -24,7 +24,7 @@ def encoder():
 
 def make(encoder, lr=1e-3, step_size=4, loss=None):
     torch.manual_seed(0)
-    decoder = CompactDecoder(encoder.feature_shape, 64, 227, channels=[32, 16, 8, 8], depth=[1, 1, 1, 0])
+    decoder = CompactDecoder(encoder.feature_shape, 64, channels=[32, 16, 8, 8], depth=[1, 1, 1, 0])
     return InversionModule(
         encoder,
         decoder,
@@ -84,7 +84,7 @@ def test_one_batch_can_be_overfitted(encoder, synthetic_root):
 def test_each_member_has_a_loss_of_its_own(encoder):
     """The loss of their mean would give all of them the same gradients."""
     torch.manual_seed(0)
-    decoder = Ensemble([CompactDecoder(encoder.feature_shape, 64, 227, channels=[32, 8], depth=[1, 0]) for _ in range(2)])
+    decoder = Ensemble([CompactDecoder(encoder.feature_shape, 64, channels=[32, 8], depth=[1, 0]) for _ in range(2)])
     model = make(encoder)
     model.decoder, model.log = decoder, lambda *args, **kwargs: None
     batch = Batch(torch.rand(4, 3, 64, 64), torch.randn(4, *encoder.feature_shape), torch.zeros(4))
@@ -161,7 +161,7 @@ def test_dropout_is_of_layers_that_it_reaches():
 
 def test_dropout_of_the_encoder_is_on_in_training_only():
     encoder = Encoder("fc6", "random", dropout=True)
-    decoder = CompactDecoder(encoder.feature_shape, 64, 227, channels=[8], depth=[0], bottleneck=4, hidden=1, dropout=0.0)
+    decoder = CompactDecoder(encoder.feature_shape, 64, channels=[8], depth=[0], bottleneck=4, hidden=1, dropout=0.0)
     options = {"loss": MSELoss(), "optimizer": None, "scheduler": None, "standardize": nn.Identity()}
     model = InversionModule(encoder, decoder, **options)
     images, cached = torch.rand(2, 3, 64, 64), torch.ones(2, 4096)
