@@ -2,15 +2,17 @@
 
 import difflib
 import os
+import re
 import shlex
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from functools import partial, wraps
 from pathlib import Path
 from typing import Any
 
 import hydra
 from hydra import compose, initialize_config_dir
+from hydra._internal.utils import get_args_parser
 from hydra.core.global_hydra import GlobalHydra
 from hydra.core.override_parser.types import Override
 from hydra.errors import HydraException
@@ -44,9 +46,9 @@ def run(task: Callable[[DictConfig, Path], Any], config_name: str = "config") ->
     sweep.register_resolvers()
     raise_on_sigterm()
     os.environ.setdefault("HYDRA_FULL_ERROR", "1")  # has Hydra raise errors instead of printing them
-    # As Hydra takes what users write: the experiment stands in the defaults list already, and no group may be null.
-    spelling = {"logger=null": "~logger"}
-    sys.argv[1:] = [spelling.get(a, a.removeprefix("+") if a.startswith("+experiment=") else a) for a in sys.argv[1:]]
+    # As Hydra takes what users write: the experiment stands in the defaults list, no group may be null, and ~ is the shell's.
+    given = [a.removeprefix("+") if a.startswith("+experiment=") else a for a in sys.argv[1:]]
+    sys.argv[1:] = ["~logger" if a == "logger=null" else a.replace("=~/", f"={Path.home()}/", 1) for a in given]
     job = wraps(task)(partial(run_job, task))  # Hydra names the log after the task's file
     try:
         check(sys.argv[1:], config_name)
@@ -65,30 +67,40 @@ def check(arguments: Sequence[str], config_name: str = "config") -> None:
     where Hydra is asked for something else than running (`--help`, `--cfg`, ...). Raises InputError for an option that doesn't
     exist, must be given, can't be left out or has a value of the wrong type.
     """
-    flags = {argument for argument in arguments if argument.startswith("-")}
-    if flags & {"-m", "--multirun"} and flags & {"-c", "--cfg"}:
+    flags = {name: value for name, value in vars(get_args_parser().parse_args(list(arguments))).items() if value}
+    given, directory = flags.pop("overrides", []), flags.pop("config_dir", None)
+    if flags.keys() >= {"multirun", "cfg"}:
         raise InputError("--cfg shows the config of one run: leave -m out, and give one value to each option.")
-    if flags - {"-m", "--multirun", "-r", "--run"}:
+    if flags.keys() - {"multirun", "run"}:
         return
+    if "multirun" in flags and config_name != "config":
+        raise InputError("Only train.py sweeps: leave -m out.")
     with initialize_config_dir(str(CONF), version_base="1.3"):
         groups = {"hydra.searchpath", *GlobalHydra.instance().config_loader().list_groups("")}
-        overrides = {argument: _parsed(argument) for argument in arguments if argument not in flags}
+        overrides = {argument: _parsed(argument) for argument in given}
         choices = {text: each for text, each in overrides.items() if each.key_or_group in groups or "/" in each.key_or_group}
         for text, choice in choices.items():
             if None in _values(choice) and text != "~logger":
                 raise InputError(f"{text}: choose one, or leave this option out; see {HELP}.")
+            if choice.key_or_group == "layer" and list in map(type, _values(choice)):  # of which Hydra would take the last
+                raise InputError(f"{text}: choose one, or sweep over several, as in -m layer=conv2,conv5.")
         swept = [text for text, override in overrides.items() if override.is_sweep_override()]
         single = [text for text in choices if text not in swept]
+        single += [f"hydra.searchpath=['file://{Path(directory).absolute()}']"] if directory else []
         config = compose(config_name, overrides=single)
         options = _flat(OmegaConf.to_container(config))
+        own = [text for text in single if text.startswith("experiment=")]
+        if own:
+            known = compose(config_name, overrides=[text for text in single if text not in own])
+            _check_experiment(own[0], options, _flat(OmegaConf.to_container(known)))
         for text, override in overrides.items():
             if text not in choices and not override.is_hydra_override():
                 _check_option(text, override, config, options)
-        given = {override.key_or_group for override in overrides.values()}
-        if absent := [key for key, value in options.items() if value == "???" and key not in given]:
+        keys = {override.key_or_group for override in overrides.values()}
+        if absent := [key for key, value in options.items() if value == "???" and key not in keys]:
             raise InputError(f"{absent[0]} must be given: add {absent[0]}=... to the command.")
-        if swept and not flags & {"-m", "--multirun"} and not any(text.startswith("experiment=") for text in single):
-            hint = f", or write {_quoted(swept[0])} if it is one" if "/" in swept[0] else ""
+        if swept and not own and "multirun" not in flags:
+            hint = f", or write {_quoted(swept[0])} if it is one" if re.search(r"[/ ]", swept[0]) else ""
             raise InputError(f"{swept[0]} gives several values: add -m to sweep over them{hint}.")
 
 
@@ -114,6 +126,15 @@ def _values(override: Override) -> list[Any]:
     return [] if override.is_sweep_override() else [override.value()]
 
 
+def _check_experiment(text: str, options: dict[str, Any], known: dict[str, Any]) -> None:
+    """Checks what an experiment's file sets beside what stands in the config without it."""
+    for key in (key for key in options if not _is_class_option(key, options)):
+        if key not in known and f"${{{key}}}" not in str(options):  # a variable of the file's own is
+            raise InputError(f"{text}: there is no option {key}, which its file sets; {_hint(key, known)}")
+        if not _fits(options[key], type(known.get(key))) and "${" not in str(options[key]):
+            raise InputError(f"{text}: {key} must be {TYPES[type(known[key])]}.")
+
+
 def _check_option(text: str, override: Override, config: DictConfig, options: dict[str, Any]) -> None:
     key = override.key_or_group
     group = key.partition(".")[0]
@@ -121,12 +142,9 @@ def _check_option(text: str, override: Override, config: DictConfig, options: di
         if group not in REPLACEABLE:
             raise InputError(f"{text}: this option can't be left out; give it a value.")
     elif key not in options:
-        is_added = override.is_add() or override.is_force_add()
-        if not (is_added and (group in REPLACEABLE or f"{group}._target_" in options)):  # whose class may take it
-            near = difflib.get_close_matches(key, options, n=3)
-            hint = f"did you mean {' or '.join(near)}?" if near else f"see {HELP}."
+        if not ((override.is_add() or override.is_force_add()) and _is_class_option(key, options)):
             plus = f"write +{text} if its class takes it; " if group in REPLACEABLE else ""
-            raise InputError(f"{text}: there is no option {key}; {plus}{hint}")
+            raise InputError(f"{text}: there is no option {key}; {plus}{_hint(key, options)}")
     elif key not in OF_ANY_TYPE:
         default = OmegaConf.select(config, key, throw_on_resolution_failure=False)
         kind = list if isinstance(default, ListConfig) else type(default)
@@ -139,9 +157,23 @@ def _check_option(text: str, override: Override, config: DictConfig, options: di
                     raise InputError(f"{text}: {str(error).splitlines()[0]}.") from error
                 except InterpolationResolutionError:  # as of ${hydra:job.num}, which only a job knows
                     continue
-            fits = type(value) in ((int, float) if kind is float else (kind,)) or (value is None and group in REPLACEABLE)
-            if kind in TYPES and not fits:
+            if not _fits(value, kind) and not (value is None and group in REPLACEABLE):
                 raise InputError(f"{text}: {key} must be {TYPES[kind]}.")
+
+
+def _fits(value: Any, kind: type) -> bool:
+    return kind not in TYPES or type(value) in ((int, float) if kind is float else (kind,))
+
+
+def _is_class_option(key: str, options: Mapping[str, Any]) -> bool:
+    """Whether a class is built from the group that the key lies in, and may take it."""
+    group = key.partition(".")[0]
+    return group in REPLACEABLE or f"{group}._target_" in options
+
+
+def _hint(key: str, options: Iterable[str]) -> str:
+    near = [option for option in options if option.endswith(f".{key}")] or difflib.get_close_matches(key, options, n=3)
+    return f"did you mean {' or '.join(near[:3])}?" if near else f"see {HELP}."
 
 
 def _flat(node: Any, prefix: str = "") -> dict[str, Any]:

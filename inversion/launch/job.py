@@ -20,6 +20,7 @@ from hydra.core.hydra_config import HydraConfig
 from hydra.errors import HydraException, InstantiationException, MissingConfigException
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import InterpolationResolutionError
+from yaml import YAMLError
 
 from inversion.core.errors import InputError
 from inversion.core.files import is_locked, locked
@@ -29,7 +30,7 @@ log = logging.getLogger(__name__)
 FAILED_FILE = "failed.txt"
 """Holds why a job of a sweep failed."""
 JOBS_FOLDER = ".jobs"
-"""In a sweep's folder: a file for each job that was started, which holds the path of its folder."""
+"""In a sweep's folder: a file for each job that was started, which holds the name of its folder there."""
 
 # In whatever process a job runs: conf/hydra/launcher's files refine the plugins' own of the same names, as Hydra 1.3 allows.
 warnings.filterwarnings("ignore", message=r"\s*'hydra/launcher/\w+' is validated against ConfigStore schema")
@@ -61,7 +62,7 @@ def run_job(task: Callable[[DictConfig, Path], Any], cfg: DictConfig) -> float |
     if is_swept:
         jobs = Path(hydra.sweep.dir) / JOBS_FOLDER
         jobs.mkdir(parents=True, exist_ok=True)
-        (jobs / uuid.uuid4().hex).write_text(str(folder))  # a file each, since any machine may run it
+        (jobs / uuid.uuid4().hex).write_text(hydra.sweep.subdir)  # a file each, since any machine may run it
         _settle_in_worker()
     elif cfg.get("note"):
         log.info(f"Note: {cfg.note}")
@@ -104,6 +105,8 @@ def sentence(error: Exception) -> str | None:
         return f"{error.missing_cfg_file}: there is no such option; choose one of {', '.join(error.options)}."
     if isinstance(error, HydraException | InterpolationResolutionError) and not isinstance(error, InstantiationException):
         return " ".join(re.split("full_key|Config search path", str(error))[0].split()).rstrip(".:") + "."
+    if isinstance(error, YAMLError):
+        return f"A config file isn't YAML: {' '.join(str(error).split())}."
     if isinstance(error, OSError):
         is_full = error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
         advice = "make room there, or choose another folder" if is_full else "make it readable and writable, or choose another"

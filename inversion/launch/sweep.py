@@ -85,9 +85,7 @@ def parse(overrides: Sequence[str]) -> list[Override]:
 
 @contextmanager
 def _sweep(config: DictConfig, folder: Path) -> Iterator[None]:
-    """Around a sweep's jobs. If one fails, or the launcher does, the others still get figure and table, the failed are named,
-    and the exit code is 1.
-    """
+    """Around a sweep's jobs. Where some fail, the others get figure and table, the failed are named, the exit code is 1."""
     _check_launcher(config.hydra.launcher._target_)
     folder.mkdir(parents=True, exist_ok=True)
     resume = f"the same command with hydra.sweep.dir='{folder}' resumes what isn't finished"
@@ -119,10 +117,11 @@ def _sweep(config: DictConfig, folder: Path) -> Iterator[None]:
             troubles.insert(0, f"{len(failed)} of the sweep's jobs failed: {'; '.join(failed)}")
         if not own:
             troubles.append("no job was started: nothing fits the values to sweep over")
-        if finished := [job for job, reason in reasons.items() if not (reason or trial)]:
-            from inversion.results.report import publish  # not at the top: these need torch, and --help doesn't
-            from inversion.results.runs import FinishedRun
+        from inversion.results.report import publish  # not at the top: these need torch, and --help doesn't
+        from inversion.results.runs import FinishedRun
+        from inversion.training.outcome import is_finished
 
+        if finished := [job for job in reasons if is_finished(job)]:  # one that was refused to run anew may be
             publish(folder, [FinishedRun.load(job) for job in finished])
             log.info(f"Curves   {sys.executable} -m tensorboard.main --logdir {folder} --samples_per_plugin images=200")
         if config.note:
@@ -153,7 +152,7 @@ def _export_swept(config: DictConfig) -> None:
 
 def _started(folder: Path) -> dict[Path, Path]:
     """What each job that was started, in this launch of the sweep or an earlier one, has left there -> its folder."""
-    return {file: Path(file.read_text()) for file in (folder / JOBS_FOLDER).glob("*")}
+    return {file: folder.absolute() / file.read_text() for file in (folder / JOBS_FOLDER).glob("*")}
 
 
 def _failure(job: Path, trial: bool) -> str | None:

@@ -48,7 +48,8 @@ def find_all(folders: str | int | Iterable[str | int]) -> list[FinishedRun]:
         places = [path.parent for path in sorted(folder.rglob(METRICS_FILE))]
         runs = [FinishedRun.load(place) for place in places if place == folder or (place / SAMPLES_FILE).is_file()]
         if not runs:
-            raise InputError(f"{folder} holds no finished run: give the folder of a run or of a sweep.")
+            what = "holds no finished run" if folder.is_dir() else "is no folder"
+            raise InputError(f"{folder} {what}: give the folder of a run or of a sweep.")
         found |= {run.folder.resolve(): run for run in runs}
     return list(found.values())
 

@@ -69,8 +69,7 @@ class TrainedRun(nn.Module):
 
     def native_samples(self, features: Tensor, number: int = 1, seed: int = 0, steps: int = STEPS) -> Tensor:
         """Features (B, *feature_shape), not standardised -> images (B, number, 3, n, n) in [-1, 1] that they could have come
-        from, at the native size, by `steps` steps of the flow; the same for the same seed. Raises InputError for a decoder
-        that gives one image only.
+        from, at the native size, by `steps` steps of the flow. Raises InputError for a decoder that gives one image only.
         """
         if not isinstance(self.decoder, FlowDecoder):
             raise InputError(f"This {self.layer} run's decoder gives one image and no samples: train one with decoder=flow.")
@@ -102,6 +101,9 @@ def load(folder: str | Path, weights: str | None = None, any_weights: bool = Fal
         config = OmegaConf.create(metadata["config"])
         for name in ("encoder", "decoder", "data"):
             _check_classes(OmegaConf.to_container(config[name], resolve=True))
+    except ImportError as error:
+        reason = str(error).partition("\n")[0].rstrip(".:")
+        raise InputError(f"{path}: {reason}: set PYTHONPATH to the folder of your own code, as in training.") from error
     except Exception as error:  # a config that was tampered with can make them raise anything
         reason = str(error).strip().partition("\n")[0].rstrip(".")
         raise InputError(f"{path} doesn't say what run it is of ({reason:.120}): train the run anew.") from error
@@ -134,13 +136,14 @@ def _check_classes(config: object) -> None:
         _check_classes(value)
 
 
-def read_images(paths: Sequence[str | Path], size: int) -> Tensor:
-    """Image files of any size and mode -> (N, 3, 227, 227) in [-1, 1], as the encoder is fed.
+def read_images(paths: str | Path | Sequence[str | Path], size: int) -> Tensor:
+    """An image file or several, of any size and mode -> (N, 3, 227, 227) in [-1, 1], as the encoder is fed.
 
     Each is turned as its EXIF data says, its transparent parts laid on white, its first frame taken; its shorter side is
     brought to `size`, the middle square cut out, and that resized to 227. With `TrainedRun.native_size` images are as sharp as
     those trained on; 227 keeps all that the encoder can see. Raises InputError, which names files that are no images.
     """
+    paths = [paths] if isinstance(paths, str | Path) else paths
     images = torch.empty(len(paths), 3, size, size, dtype=torch.uint8)
     decode([expand(path) for path in paths], images.numpy(), f"Reading {len(paths)} images")
     return pixels.to_input(images)

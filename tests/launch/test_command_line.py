@@ -7,7 +7,7 @@ import time
 from types import SimpleNamespace
 
 import pytest
-from conftest import REPOSITORY, run_train
+from conftest import REPOSITORY, run_experiment, run_train
 from test_configs import composed, pretend_to_run
 from test_image_folder import fill
 from torch import nn
@@ -33,6 +33,9 @@ from inversion.training import building
         (["+experiment=nothing"], "choose one of demo, published"),
         (["trainer.max_epoch=3"], "did you mean trainer.max_epochs"),
         (["layr=conv5"], "there is no option layr; did you mean layer?"),
+        (["lr=1e-3"], "did you mean optimizer.lr?"),
+        (["note=it is, mine"], "write 'note=\"it is, mine\"' if it is one."),
+        (["--config-dir", "conf", "seed=one"], "must be a whole number"),
         (["+foo=1"], "there is no option foo"),
         (["++foo.bar=1"], "there is no option foo.bar"),
         (["-m", "layr=conv5,fc6"], "did you mean layer?"),
@@ -53,7 +56,9 @@ from inversion.training import building
         (["layer=conv2,conv5"], "add -m"),
         (["conv5"], "key=value"),
         (["data=folder"], "data.root must be given"),
-        (["data.root=~/x"], "write 'data.root=\"~/x\"'."),
+        (["layer=[conv5,conv2]"], "sweep over several, as in -m layer=conv2,conv5."),
+        (["encoder.weights=random", "data=folder", "data.root=~/x"], "/home/of mine/x: no such folder"),
+        (["data.root=~x/y"], "write 'data.root=\"~x/y\"'."),
         (["data.root=/a (b)/c"], "write 'data.root=\"/a (b)/c\"'."),
         (["data.root=/a=b"], "write 'data.root=\"/a=b\"'."),
         (["data.root=/ü"], "write 'data.root=\"/ü\"'."),
@@ -67,7 +72,8 @@ from inversion.training import building
         (["experiment=null"], "leave this option out"),
     ],
 )
-def test_mistyped_options(arguments, expected, one_line, tmp_path):
+def test_mistyped_options(arguments, expected, one_line, tmp_path, monkeypatch):
+    monkeypatch.setenv("HOME", "/home/of mine")
     folder = f"hydra.sweep.dir={tmp_path / 'out'}" if "-m" in arguments else f"hydra.run.dir={tmp_path / 'out'}"
     outcome = run_train(*arguments, folder)
     assert outcome.code != 0
@@ -105,6 +111,34 @@ def test_an_experiment_of_ones_own(tmp_path, one_line):
     (tmp_path / "experiment" / "mine.yaml").write_text("# @package _global_\nseed: -5\n")
     outcome = run_train(f"hydra.searchpath=[{tmp_path}]", "+experiment=mine", f"hydra.run.dir={tmp_path / 'out'}")
     assert outcome.code != 0 and "seed=-5" in one_line(outcome.said)
+
+
+@pytest.mark.parametrize(
+    ("content", "expected"),
+    [
+        ("lr: 1e-4", "lr, which its file sets; did you mean optimizer.lr?"),
+        ("layer: {compact: {chanels: [3]}}", "there is no option layer.compact.chanels"),
+        ("seed: one", "seed must be a whole number"),
+        ("seed: 1\n\ttest: false", "isn't YAML"),
+        ("width: 7\ndata: {classes: '${width}'}", None),
+        ("callbacks: {grid: {nothing: 1}}", None),  # for the class to refuse
+    ],
+)
+def test_what_an_experiments_file_sets_is_checked(content, expected, tmp_path, one_line):
+    (tmp_path / "experiment").mkdir()
+    (tmp_path / "experiment" / "mine.yaml").write_text(f"# @package _global_\n{content}\n")
+    arguments = ["--config-dir", str(tmp_path), "experiment=mine"]
+    if expected is None:
+        sweep.register_resolvers()
+        command_line.check(arguments)
+    else:
+        outcome = run_train(*arguments, f"hydra.run.dir={tmp_path / 'out'}")
+        assert outcome.code == 1 and expected in one_line(outcome.said)
+
+
+def test_only_trainings_are_swept(one_line):
+    outcome = run_experiment("report", "-m", "runs=a,b")
+    assert outcome.code == 1 and "Only train.py sweeps" in one_line(outcome.said)
 
 
 def test_a_sweeps_config_is_not_shown(one_line):

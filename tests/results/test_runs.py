@@ -91,10 +91,19 @@ def test_the_report_puts_runs_of_several_sweeps_side_by_side(sweep, other_sweep,
     assert "again/fc8" in said and str(tmp_path / "samples.png") in said
 
 
-@pytest.mark.parametrize(("arguments", "expected"), [([], "runs must be given"), (["runs=nowhere"], "holds no finished run")])
+@pytest.mark.parametrize(("arguments", "expected"), [([], "runs must be given"), (["runs=nowhere"], "is no folder")])
 def test_a_report_on_nothing(arguments, expected, tmp_path, one_line):
     outcome = run_experiment("report", *arguments, f"hydra.run.dir={tmp_path}")
     assert outcome.code == 1 and expected in one_line(outcome.said)
+
+
+def test_a_copied_sweep_whose_jobs_are_refused_reports_its_own_finished_runs(sweep, quick, tmp_path):
+    folder = shutil.copytree(sweep, tmp_path / "copy")
+    (folder / "metrics.csv").unlink()
+    options = ["layer=conv5,fc8", *quick, "test=true", "trainer.max_epochs=3", f"hydra.sweep.dir={folder}"]
+    outcome = run_train("-m", *options)
+    assert outcome.code == 1 and "2 of the sweep's jobs failed" in outcome.said
+    assert [row["run"] for row in csv.DictReader((folder / "metrics.csv").open())] == ["conv5", "fc8"]
 
 
 def test_a_report_that_fails_fails_the_sweep(sweep, quick, monkeypatch):

@@ -86,7 +86,7 @@ def test_pictures_of_any_mode_and_size_are_read(tmp_path, mode, size):
 def test_the_first_frame_of_an_animation_is_taken(tmp_path):
     frames = [Image.new("RGB", (80, 80), colour) for colour in ("white", "black")]
     frames[0].save(tmp_path / "x.gif", save_all=True, append_images=frames[1:])
-    assert read_images([tmp_path / "x.gif"], 64).min() > 0.95
+    assert read_images(tmp_path / "x.gif", 64).min() > 0.95
 
 
 def test_the_middle_square_is_cut_out(tmp_path):
