@@ -1,9 +1,4 @@
-"""Trains the decoder of one layer.
-
-python train.py layer=conv5                        one layer
-python train.py -m layer=conv2,conv5,fc6,fc8       a sweep
-python train.py experiment=published               the published experiment
-"""
+"""Trains the decoder of one layer, or with -m of several: python train.py -m layer=conv2,conv5,fc6,fc8."""
 
 from pathlib import Path
 from typing import Any

@@ -1,8 +1,5 @@
 """How long the published loop, the published decoders in this pipeline, and the default recipe take, side by side.
 
-python experiments/benchmark.py
-python experiments/benchmark.py data.archive=PATH encoder.weights=PATH trainer.accelerator=cpu
-
 On the same sample of the images, in turn within one process, from a warm page cache: `loop`, the published loop in plain
 PyTorch (every JPEG decoded and resized anew, the encoder run at every step, the published decoder, the loss at 227 x 227,
 float32, Adam as published); `published`, as `train.py experiment=published` trains, on cached features; `recipe`, the

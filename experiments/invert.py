@@ -1,9 +1,5 @@
 """What do AlexNet's layers keep of your own picture?
 
-python experiments/invert.py image=photo.jpg runs=outputs/<sweep>
-python experiments/invert.py image=[photo.jpg,a-folder] runs=outputs/<sweep> size=227
-python experiments/invert.py image=photo.jpg runs=outputs/<sweep of decoder=flow> samples=4
-
 Writes `inversions.png`, originals beside every layer's reconstruction, and each reconstruction as a PNG of its own. The runs
 were trained on images of 64 x 64, so pictures are first reduced to that (`size`): "Original" is what the encoder saw.
 """

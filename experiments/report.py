@@ -1,8 +1,4 @@
-"""Puts finished runs side by side, wherever they ran: the samples figure, and the table of metrics.
-
-python experiments/report.py runs=outputs/<sweep>
-python experiments/report.py runs=[outputs/<run>,outputs/<another run>]
-"""
+"""Puts finished runs side by side, wherever they ran: the samples figure, and the table of metrics."""
 
 from pathlib import Path
 

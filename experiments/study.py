@@ -1,9 +1,4 @@
-"""What do finished runs show? Runs the studies of inversion/studies/, by default all but `samples`, and writes one page.
-
-python experiments/study.py runs=outputs/<sweep>
-python experiments/study.py runs=outputs/<sweep> study=frequency
-python experiments/study.py runs=outputs/<sweep> study=[frequency,perturb] study.perturb.shown=3
-"""
+"""What do finished runs show? Runs the studies of inversion/studies/, by default all but `samples`, and writes one page."""
 
 import logging
 from pathlib import Path

@@ -1,8 +1,5 @@
 """Trains AlexNet as a classifier on the classes that are on disk; what it writes is an `encoder.weights`.
 
-python experiments/train_encoder.py
-python experiments/train_encoder.py data.archive=PATH trainer.max_epochs=60
-
 It learns from the train images less those that the decoders are validated on (with the same `data.seed` and
 `data.val_per_class`), is validated on these, and at the end scored on the official validation images. Into its folder go
 `alexnet.pt`, a plain state dict of torchvision's AlexNet, `metrics.json`, `split.json`, the curves, and
@@ -23,7 +20,6 @@ from inversion.training.building import build
 from inversion.training.classifier import Classifier
 from inversion.training.fit import fit, start
 from inversion.training.outcome import write_metrics
-from inversion.training.provenance import provenance
 
 log = logging.getLogger(__name__)
 WEIGHTS = "alexnet.pt"
@@ -50,8 +46,7 @@ def train_encoder(cfg: DictConfig, folder: Path) -> None:
     split, stats = datamodule.split, cfg.classifier.input_stats
     classes = [{"id": key, "name": name} for key, name in split.classes.items()]
     rest = {"epochs": fitted.trainer.current_epoch, "input_stats": stats, "classes": classes}
-    rest |= {"seconds": round(fitted.seconds, 1), **provenance(fitted.trainer.strategy.root_device)}
-    write_metrics(folder, {**metrics, **rest})
+    write_metrics(folder, {**metrics, **rest, "seconds": round(fitted.seconds, 1)})
     log.info("  ".join(f"{part} top-1 {scores['top1']:.1%} of {len(split.files(part))}" for part, scores in metrics.items()))
     log.info(f"Use      encoder.weights={folder / WEIGHTS} encoder.input_stats={stats}")
 

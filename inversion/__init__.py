@@ -1,7 +1,6 @@
 """See what a network keeps: images given back from the layers of a frozen AlexNet.
 
-After A. Dosovitskiy and T. Brox, "Inverting Visual Representations with Convolutional Networks", CVPR 2016,
-arXiv:1506.02753.
+After A. Dosovitskiy, T. Brox, "Inverting Visual Representations with Convolutional Networks", CVPR 2016, arXiv 1506.02753.
 """
 
 from typing import Any

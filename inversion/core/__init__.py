@@ -1,1 +1,1 @@
-"""What any image project needs and this one does not define: errors, atomic files, downloads, pixels, pictures."""
+"""What any image project needs, and nothing that is this one's: errors, atomic files, downloads, pixels, pictures."""

@@ -51,9 +51,7 @@ def samples_figure(
 def layers_figure(
     originals: Tensor, columns: Mapping[str, Mapping[str, Tensor]], rows: Sequence[str] = (), tile: int = pixels.INPUT_SIZE
 ) -> Image.Image:
-    """The published figure of layers, or of what else their titles say, each with one column; and under it a figure for each
-    that has more than one, as samples have. Images are (N, 3, S, S), uint8.
-    """
+    """The published figure, uint8 images (N, 3, S, S): a column per title; below, a figure for each of several columns."""
     single = {title: images for title, own in columns.items() if len(own) == 1 for images in own.values()}
     figures = [samples_figure({"Original": originals} | single, rows, tile)] if single else []
     for title, own in columns.items():

@@ -107,9 +107,7 @@ def lock(path: Path, timeout: float = -1) -> Iterator[None]:
 
 @contextmanager
 def locked(folder: Path) -> Iterator[None]:
-    """Locks a run's folder until the block or this process ends, and removes what killed processes left half-written in it.
-    Raises InputError: another process uses it.
-    """
+    """Locks a run's folder and removes what killed processes left half-written. Raises InputError: it is in use."""
     try:
         with lock(folder / LOCK, timeout=0.5):  # longer than `is_locked` holds it
             for left in [*folder.glob(f".*{PARTIAL}"), *folder.glob(f"checkpoints/.*{PARTIAL}")]:
@@ -133,5 +131,5 @@ def is_locked(folder: Path) -> bool:
 
 
 def expand(path: str | int | Path) -> Path:
-    """The path (2024, too) with `~` replaced by the home folder; the path of an unknown user is left as it is."""
+    """The path, or number as Hydra reads 2024, with `~` replaced by the home folder; that of an unknown user stays."""
     return Path(os.path.expanduser(str(path)))  # noqa: PTH111 - Path.expanduser raises for unknown users

@@ -13,9 +13,7 @@ from inversion.core.file_kinds import kind_of
 
 
 def read_files(archive: Path, wanted: Callable[[PurePosixPath], bool]) -> Iterator[tuple[PurePosixPath, bytes]]:
-    """The wanted files of an archive: (path, content). Shows progress. Raises InputError: no such archive, a damaged, cut off
-    or encrypted one, or one with a path that leads out of it.
-    """
+    """The wanted files of an archive: (path, content). Raises InputError: none, damaged, encrypted, or with unsafe paths."""
     try:
         for name, read in _zip_members(archive) if zipfile.is_zipfile(archive) else _tar_members(archive):
             path = PurePosixPath(name.replace("\\", "/"))

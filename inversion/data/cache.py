@@ -12,6 +12,7 @@ import math
 import os
 import shutil
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from hashlib import sha256
 from pathlib import Path
@@ -85,7 +86,10 @@ class Cache:
     def has_room(self, entries: Sequence[Entry]) -> bool:
         """Whether the disk holds those of the entries that aren't there yet."""
         needed = sum(entry.nbytes for entry in self._missing(entries))
-        left = sum(path.stat().st_blocks * 512 for path in self._partial())  # goes before anything is made
+        left = 0  # which goes before anything is made
+        for path in self._partial():
+            with suppress(FileNotFoundError):  # finished meanwhile
+                left += path.stat().st_blocks * 512
         place = next(path for path in (self.folder.absolute(), *self.folder.absolute().parents) if path.exists())
         return not needed or shutil.disk_usage(place).free + left > needed + SPARE
 

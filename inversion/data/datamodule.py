@@ -67,7 +67,7 @@ class ImageDataModule(LightningDataModule, ABC):
             raise InputError(f"data.resident={resident} must lie in [0, 1).")
         self.batch_size, self.fixed_size, self.resident = batch_size, native_size, resident
         self.shuffle_seed, self.flip = shuffle_seed, flip
-        self.cache = None if cache is None else Cache(expand(cache))
+        self.cache = Cache(expand(cache)) if cache else None
         self.feature_cache = None if self.cache is None else FeatureCache(self.cache, feature_type, feature_gib)
         self._images: dict[str, Tensor] = {}
         self._entries: dict[str, Entry] = {}
@@ -80,7 +80,11 @@ class ImageDataModule(LightningDataModule, ABC):
 
     @cached_property
     def split(self) -> Split:
-        return self.find_split()
+        found = self.find_split()
+        for part in ("train", "val"):
+            if not found.files(part):
+                raise InputError(f"{found.root} has no {part} images: look at data.root, and at what is taken from there.")
+        return found
 
     @cached_property
     def native_size(self) -> int:

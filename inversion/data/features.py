@@ -41,8 +41,8 @@ class FeatureCache:
         """The features, mapped from disk: (part, layer) -> (N, *feature_shape); nothing if those of `layers[0]` take too much
         room, and without the other layers' if they do.
 
-        Where they aren't cached yet, the encoder, which is on `device` and none of the layers deeper than its own, computes
-        them first, in one pass. The part `MIRRORED` is mirrored on the way.
+        Where they aren't cached yet, the encoder, which is on `device` and at least as deep as every layer, computes them
+        first, in one pass. The part `MIRRORED` is mirrored on the way.
         Raises InputError for features too large for float16, or a cache that can't be written.
         """
         entries = {(part, layer): self._entry(part, parts[part], encoder, layer) for layer in layers for part in parts}

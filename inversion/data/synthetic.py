@@ -1,7 +1,6 @@
 """Synthetic images, a small set that needs no download: made by a seeded generator, in Tiny ImageNet's layout.
 
-Twenty classes, five objects by four textures. Colours, the object's position, size and rotation, and the background differ
-from image to image.
+Twenty classes, five objects by four textures; colours, background, and the object's place, size and rotation are random.
 """
 
 import json

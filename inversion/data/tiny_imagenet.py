@@ -30,7 +30,7 @@ FOLDER = "tiny-imagenet-200"
 ARCHIVE_MARK = ".archive.md5"
 """Holds the hash of the archive that a folder was extracted from."""
 SYNTHETIC = ".synthetic.json"
-"""Marks a set of synthetic images, which is in the same layout; earlier versions called it `.made.json`."""
+"""Marks a set of synthetic images, which is in the same layout."""
 VAL = ("val", "valid", "validation")
 CLASS_ID = re.compile(r"n\d{8}")
 ARCHIVE = re.compile(r"tiny.?imagenet.*\.(zip|tar|tgz|tar\.\w+)", re.IGNORECASE)
@@ -39,9 +39,7 @@ MOST_DEPTH = 4
 
 
 def find_root(root: Path) -> Path | None:
-    """The folder that holds `train/<class id>/`: `root`, `tiny-imagenet-200` in it, or the nearest below it; None without one.
-    Raises InputError: several that are equally near.
-    """
+    """The folder that holds `train/<class id>/`, nearest to `root`, if any. Raises InputError: several are equally near."""
     deeper = (sorted(root.glob("*/" * depth)) for depth in range(1, MOST_DEPTH + 1))
     for level in chain(([root], [root / FOLDER]), deeper):
         found = {folder.resolve(): folder for folder in level if _may_be_searched(root, folder) and _class_folders(folder)}
@@ -57,7 +55,7 @@ def _may_be_searched(root: Path, folder: Path) -> bool:
     """A folder below the root may, unless it is hidden, can't be read, or is a set of synthetic images."""
     if folder == root or _is_hidden(folder.relative_to(root)) or not os.access(folder, os.R_OK | os.X_OK):
         return folder == root
-    return not any((folder / mark).exists() for mark in (SYNTHETIC, ".made.json"))
+    return not (folder / SYNTHETIC).exists()
 
 
 def _is_hidden(path: PurePath) -> bool:
@@ -117,6 +115,8 @@ def _obtain(root: Path, archive: Path | None, url: str, md5_sum: str) -> Path:
     lying_there = [Path(entry.path) for entry in _visible(root) if ARCHIVE.fullmatch(entry.name) and entry.is_file()]
     if archive or lying_there:
         extract(archive or lying_there[0], target)
+    elif any(e.name.lower().endswith(IMG_EXTENSIONS) for e in chain(*map(_visible, [root, *root.glob("*")]))):
+        raise _no_data(root)  # these are other images
     else:
         downloaded = root / f".{FOLDER}.zip"
         advice = "give data.archive=PATH to a copy of the archive, or data.root=PATH to the extracted folder"
@@ -235,7 +235,7 @@ def _test_images(root: Path, classes: Collection[str]) -> tuple[dict[str, tuple[
     if lacking:
         return {}, (
             f"{folder}, the test set, lacks images of {len(lacking)} of the {len(classes)} classes drawn, or "
-            "val_annotations.txt, which says what they show: get the whole set, or train without a test by test=false."
+            "val_annotations.txt, which says what they show: get the whole set, or have train.py do without by test=false."
         )
     unique = len(stems) == len(found)  # as in the official layout
     names = {f"val/{'images' if unique else wnid}/{stem}.JPEG": (wnid, path) for (stem, wnid), path in found.items()}
@@ -260,12 +260,8 @@ def _rows(path: Path) -> Iterator[list[str]]:
 
 
 class TinyImageNet(ImageDataModule):
-    """A seeded draw of Tiny ImageNet's classes; the official validation images are the test split.
-
-    Args:
-        root, archive, url, md5: where it lies or comes from, see `provide`.
-        classes, val_per_class, seed: see `read_split`.
-        **loading: see `ImageDataModule`.
+    """A seeded draw of Tiny ImageNet's classes; the official validation images are the test split. For the options see
+    `provide`, `read_split` and `ImageDataModule`.
     """
 
     def __init__(

@@ -124,9 +124,7 @@ class Encoder(nn.Module):
         return torch.dropout(features, 0.5, True) if self.layer == "fc6" else features
 
     def features(self, images: Tensor, layers: Sequence[str], dropout: bool = False) -> dict[str, Tensor]:
-        """The features of several layers, none deeper than the encoder's own, in one pass: layer -> features, as `forward`
-        gives them; see `mixed` for their precision.
-        """
+        """Features of several layers, none deeper than its own, in one pass: layer -> features. `mixed` is their precision."""
         features: dict[str, Tensor] = {}
         device = images.device.type
         with torch.autocast(device, enabled=self.mixed and torch.is_autocast_enabled(device)):

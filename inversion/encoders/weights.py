@@ -135,9 +135,7 @@ def flattened(content: object) -> dict[str, Any]:
 
 
 def imagenet_weights() -> Path:
-    """torchvision's IMAGENET1K_V1 file in torch's own cache, downloaded if it isn't there. Raises InputError: no network, or a
-    file with another hash.
-    """
+    """torchvision's IMAGENET1K_V1 in torch's own cache, downloaded if need be. Raises InputError if it can't be had."""
     url = AlexNet_Weights.IMAGENET1K_V1.url
     path = Path(torch.hub.get_dir(), "checkpoints", Path(url).name)
     prefix = path.stem.rsplit("-", 1)[1]

@@ -123,9 +123,7 @@ class FiniteLoss(Callback):
 
 
 class ReconstructionGrid(Callback):
-    """Logs the first `images` of the validation samples, original beside reconstruction, to TensorBoard and W&B: at `times`
-    epochs of the run at most, evenly spaced, the last among them.
-    """
+    """Logs `images` validation images beside their reconstructions, at most `times` times, evenly spaced, at the end too."""
 
     def __init__(self, images: int = 8, times: int = 10) -> None:
         if images < 1 or times < 1:
@@ -195,6 +193,11 @@ class Progress(TQDMProgressBar):
 
     def __init__(self, refresh_rate: int = 10) -> None:
         super().__init__(refresh_rate=refresh_rate if sys.stderr.isatty() else 0, leave=False)
+        self.validated = -1  # the last epoch that was
+
+    def on_validation_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        super().on_validation_end(trainer, pl_module)
+        self.validated = trainer.current_epoch
 
     def on_train_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         super().on_train_epoch_end(trainer, pl_module)
@@ -205,6 +208,7 @@ class Progress(TQDMProgressBar):
             "val/top1": "val top-1 {:.1%}",
             "train/images_per_second": "{:.0f} images/s",
         }
-        values = trainer.callback_metrics
-        shown = [label.format(float(values[name])) for name, label in labels.items() if name in values]
+        values, is_new = trainer.callback_metrics, self.validated == trainer.current_epoch  # else val/... are an earlier one's
+        names = [name for name in labels if name in values and (is_new or name.startswith("train"))]
+        shown = [labels[name].format(float(values[name])) for name in names]
         log.info("  ".join([f"epoch {trainer.current_epoch + 1}/{trainer.max_epochs}", *shown]))

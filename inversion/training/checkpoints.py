@@ -51,9 +51,7 @@ def path_of(folder: Path, name: str) -> Path:
 
 
 def metadata(config: DictConfig, precision: str, datamodule: ImageDataModule, module: nn.Module) -> dict[str, Any]:
-    """What a checkpoint says of its run: the resolved config, with the precision that `auto` came to, the images' native size,
-    and fingerprints of the split and of what the module has frozen.
-    """
+    """What a checkpoint says of its run: resolved config and precision, native size, hashes of split and of what is frozen."""
     resolved: Any = OmegaConf.to_container(config, resolve=True)
     resolved["trainer"]["precision"] = precision
     data = {"native_size": datamodule.native_size, "split": datamodule.split.digest}
@@ -61,9 +59,7 @@ def metadata(config: DictConfig, precision: str, datamodule: ImageDataModule, mo
 
 
 def read(path: Path) -> dict[str, Any]:
-    """The checkpoint's content, on the CPU; no code from the file is run. Raises InputError for no checkpoint, a damaged one,
-    or one of an older version of this project.
-    """
+    """The content, on the CPU, without running its code. Raises InputError: no checkpoint, damaged, or of an older version."""
     advice = "delete it to start anew, or replace it by an undamaged copy"
     try:
         with zipfile.ZipFile(path) as file:  # whose checksums torch doesn't look at

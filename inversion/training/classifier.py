@@ -35,6 +35,8 @@ class Classifier(LightningModule):
             raise InputError(f"classifier.smallest_crop={smallest_crop} must lie in (0, 1].")
         if not 0 <= label_smoothing < 1:
             raise InputError(f"classifier.label_smoothing={label_smoothing} must lie in [0, 1).")
+        if lr <= 0 or weight_decay < 0:
+            raise InputError(f"classifier.lr={lr} must be above 0, and classifier.weight_decay={weight_decay} at least 0.")
         self.network: nn.Module = alexnet(num_classes=classes)
         self.input_stats = input_stats
         self.lr, self.weight_decay, self.label_smoothing = lr, weight_decay, label_smoothing
@@ -68,6 +70,7 @@ class Classifier(LightningModule):
         self._step(batch, "test")
 
     def configure_optimizers(self) -> Any:
-        optimizer = torch.optim.AdamW(self.parameters(), lr=self.lr, weight_decay=self.weight_decay, fused=True)
+        fused = not self.trainer.gradient_clip_val or self.trainer.precision == "32-true"  # mixed precision can't clip fused
+        optimizer = torch.optim.AdamW(self.parameters(), lr=self.lr, weight_decay=self.weight_decay, fused=fused)
         cycle = OneCycleLR(optimizer, self.lr, total_steps=int(self.trainer.estimated_stepping_batches))
         return {"optimizer": optimizer, "lr_scheduler": {"scheduler": cycle, "interval": "step"}}

@@ -9,11 +9,11 @@ from typing import NamedTuple
 import lightning
 from lightning import Callback, LightningModule, Trainer
 from lightning.pytorch.callbacks import LambdaCallback, LearningRateMonitor
-from lightning.pytorch.profilers import PassThroughProfiler
 from lightning.pytorch.utilities.exceptions import MisconfigurationException
 from omegaconf import DictConfig
 
 from inversion.core.errors import InputError
+from inversion.core.files import save_atomic
 from inversion.data.datamodule import ImageDataModule
 from inversion.training import checkpoints
 from inversion.training.building import build_loggers, build_trainer
@@ -88,16 +88,18 @@ def fit(
         before(trainer, module)
     try:
         trainer.fit(module, datamodule=datamodule, ckpt_path=last if resumed else None, weights_only=True)
-    except MisconfigurationException as error:
+    except (MisconfigurationException, ValueError) as error:
+        if isinstance(error, ValueError) and "val_check_interval" not in str(error):
+            raise
         raise InputError(" ".join(str(error).split())) from error
-    if not isinstance(trainer.profiler, PassThroughProfiler):  # type: ignore[attr-defined]
-        for path in sorted(folder.glob("fit-profile*.txt")):  # to which Lightning writes the report
-            log.info(f"{path.read_text()}\nProfile  {path}")
+    for path in sorted(folder.glob("fit-profile*.txt")):  # to which Lightning writes its profiler's report
+        log.info(f"{path.read_text()}\nProfile  {path}")
     if is_trial:
-        log.info("trainer.fast_dev_run: a batch was trained and one validated; nothing was saved or scored.")
+        log.info("trainer.fast_dev_run: a trial has ended; nothing was saved or scored.")
     best_epoch = None
-    if best.is_file() and not is_trial:
+    if any(one.best_model_path for one in trainer.checkpoint_callbacks if one.filename == checkpoints.BEST):  # type: ignore
         content = checkpoints.read(best)
+        save_atomic(best, content | {checkpoints.METADATA: metadata})  # as the run was, if resumed, at its end
         module.load_state_dict(content["state_dict"])
         best_epoch = content["epoch"] + 1
     return Fitted(trainer, module, datamodule, best_epoch)
@@ -111,8 +113,7 @@ def start(seed: int) -> None:
         logging.getLogger(name).setLevel(logging.WARNING)
         if logging.getLogger().handlers:  # as under Hydra, where each line would come twice
             logging.getLogger(name).handlers.clear()
-    for name in ("callbacks.model_summary", "profilers.profiler"):  # what was asked for is shown
-        logging.getLogger(f"lightning.pytorch.{name}").setLevel(logging.INFO)
+    logging.getLogger("lightning.pytorch.callbacks.model_summary").setLevel(logging.INFO)  # shown where it was asked for
     for message in (
         ".*in eval mode at the start of training.*",  # the encoder is meant to be
         ".*does not have many workers.*",  # the images are in memory, so loading needs none

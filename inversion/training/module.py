@@ -23,7 +23,7 @@ from inversion.training.metrics import mean_squared_errors, psnr
 
 class InversionModule(LightningModule):
     """Trains `decoder(standardize(encoder(x)))` towards x; only the decoder learns. The standardisation is fitted before the
-    first epoch, the scheduler stepped once an epoch, the loss one as in `inversion.decoders.losses`.
+    first epoch, the scheduler is stepped once an epoch, and the loss is called as `inversion.decoders.losses` says.
     """
 
     encoder: Encoder

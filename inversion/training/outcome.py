@@ -18,9 +18,7 @@ PARTS = ("val", "test")
 
 @dataclass(frozen=True)
 class Samples:
-    """A few images and what one decoder made of them, uint8 (N, 3, 227, 227); `more` are samples of them, as the figure's
-    columns by title, if the decoder gives any.
-    """
+    """A few images and what one decoder made of them, uint8 (N, 3, 227, 227); `more` are samples, columns by title."""
 
     files: list[str]
     originals: Tensor

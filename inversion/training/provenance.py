@@ -62,16 +62,16 @@ def write_provenance(
     resumed: bool,
 ) -> None:
     """Writes what it takes to repeat a run to its `provenance.json`: command, resolved config, hashes of encoder, split and
-    decoded images, and `now`, which is `provenance`. A resumed run keeps the file; what differs now is logged.
+    decoded images, and `now`, which is `provenance`. A resumed run's command and config are renewed, what else differs logged.
     """
-    path = folder / "provenance.json"
+    path, given = folder / "provenance.json", {"command": command_line(program), "config": metadata["config"]}
     if resumed and path.is_file():
         before = json.loads(path.read_text())
         for key, value in now.items():
             if before.get(key) != value:
                 log.warning(f"This run began with {key} {before.get(key)} and is resumed with {value}: it may end otherwise.")
+        write_atomic(path, json.dumps(before | given, indent=2).encode())
         return
     hashes = {key: metadata[key] for key in ("encoder", "split") if key in metadata}
     hashes |= {f"{part} images": sha256(datamodule.images(part).cpu().numpy().data).hexdigest() for part in parts}
-    content = {"command": command_line(program), "config": metadata["config"], "sha256": hashes, **now}
-    write_atomic(path, json.dumps(content, indent=2).encode())
+    write_atomic(path, json.dumps({**given, "sha256": hashes, **now}, indent=2).encode())

@@ -26,12 +26,12 @@ from inversion.training.checkpoints import BEST, path_of
 from inversion.training.evaluation import MEAN_IMAGE, evaluate
 from inversion.training.fit import Fitted, fit, start
 from inversion.training.module import InversionModule
-from inversion.training.provenance import command_line, provenance
+from inversion.training.provenance import command_line
 
 log = logging.getLogger(__name__)
 
 MAY_GROW = ("trainer.max_epochs", "test", "samples")
-"""Options that may differ when a run is resumed that isn't finished; those of a scheduler that counts the epochs may not."""
+"""Options that may change when an unfinished run is resumed. A scheduler's own may not, even if they follow the epochs."""
 
 
 def train(cfg: DictConfig, folder: Path) -> dict[str, Any] | None:
@@ -53,17 +53,17 @@ def train(cfg: DictConfig, folder: Path) -> dict[str, Any] | None:
     network = build("encoder", cfg.encoder, layer=module.encoder.deepest)
     for part in outcome.PARTS if cfg.test else outcome.PARTS[:1]:
         metrics[part] = evaluate(module.reconstructor, cfg.layer.name, network, fitted.datamodule, part, device)
-    metrics |= {"seconds": round(fitted.seconds, 1), **provenance(device)}
+    metrics["seconds"] = round(fitted.seconds, 1)
     publish(cfg, folder, fitted, metrics)
     return metrics
 
 
 def fit_decoder(cfg: DictConfig, folder: Path, kind: type[InversionModule] = InversionModule) -> Fitted | None:
-    """The first half of `train`, for any kind of module: data, encoder, decoder, module, trainer, fit or resume. Returns the
-    module with its best weights; None if the folder holds the finished run.
-    """
+    """The first half of `train`, for any kind of module, returned with its best weights; None if the run is finished."""
     if cfg.samples < 1:
         raise InputError(f"samples={cfg.samples} must be at least 1.")
+    if cfg.encoder.layer != cfg.layer.name:
+        raise InputError(f"encoder.layer={cfg.encoder.layer}: leave it out, layer={cfg.layer.name} says it.")
     start(cfg.seed)
     log.info(f"{cfg.layer.name}: {folder}")
     datamodule = build("data", cfg.data)
@@ -89,7 +89,7 @@ def fit_decoder(cfg: DictConfig, folder: Path, kind: type[InversionModule] = Inv
 
     fitted = fit(cfg, folder, datamodule, module_of, program="train.py", test=cfg.test, before=encode_once, may_grow=MAY_GROW)
     if fitted and fitted.best_epoch is None and not fitted.trainer.fast_dev_run:  # type: ignore
-        log.info("No epoch was validated: the last weights stand for the best.")
+        log.info("No best epoch was saved: the last weights stand for it.")
         fitted.trainer.save_checkpoint(path_of(folder, BEST))
     return fitted
 

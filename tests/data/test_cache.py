@@ -96,6 +96,12 @@ def test_a_full_disk_is_told_before_anything_is_made(tmp_path, monkeypatch):
         Cache(tmp_path).get([entry()], forbidden)
 
 
+def test_a_file_that_another_process_finishes_meanwhile_is_no_trouble(tmp_path, monkeypatch):
+    cache = Cache(tmp_path)
+    monkeypatch.setattr(cache, "_partial", lambda: [tmp_path / "gone.partial"])
+    assert cache.has_room([])
+
+
 def test_a_folder_that_cannot_be_made(tmp_path):
     (tmp_path / "file").write_text("in the way")
     with pytest.raises(InputError, match="can't be written"):

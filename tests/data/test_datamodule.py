@@ -1,4 +1,5 @@
 import shutil
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -13,6 +14,7 @@ from inversion.core.pixels import to_input
 from inversion.data.batches import Shuffle
 from inversion.data.features import FeatureCache
 from inversion.data.image_folder import ImageFolder
+from inversion.data.split import Split
 from inversion.data.synthetic import SyntheticImages
 from inversion.data.tiny_imagenet import TinyImageNet
 from inversion.encoders.alexnet import Encoder
@@ -71,6 +73,13 @@ def test_native_size_follows_the_data(tmp_path, data):
     for name, size, native in (("small", (40, 30), 30), ("large", (900, 600), 227), ("tiny", (2, 1), 16)):
         fill(tmp_path / name, 5, size)
         assert ImageFolder(str(tmp_path / name)).native_size == native
+
+
+def test_a_source_without_images_is_told(data, monkeypatch, one_line):
+    monkeypatch.setattr(data, "find_split", lambda: Split(Path("here"), {}, [], [], []))
+    with pytest.raises(InputError, match="here has no train images") as error:
+        data.native_size  # noqa: B018
+    one_line(str(error.value))
 
 
 def test_broken_images_are_named(tmp_path, one_line):

@@ -158,9 +158,6 @@ def test_data_found_twice_is_not_chosen_from(own_copy, tmp_path, one_line):
 
 def test_synthetic_images_never_pass_for_tiny_imagenet(synthetic_root, tmp_path):
     assert find_root(synthetic_root) == synthetic_root and find_root(synthetic_root.parent) is None
-    shutil.copytree(synthetic_root, tmp_path / "made-30-5-0")  # as earlier versions called it
-    (tmp_path / "made-30-5-0" / ".synthetic.json").rename(tmp_path / "made-30-5-0" / ".made.json")
-    assert find_root(tmp_path) is None
 
 
 def test_val_images_named_alike_in_several_classes(own_copy):

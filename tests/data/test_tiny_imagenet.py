@@ -27,6 +27,14 @@ def test_an_empty_folder_is_not_in_the_way(archive, tmp_path):
     assert (provide(tmp_path, archive) / "wnids.txt").is_file()
 
 
+def test_nothing_is_downloaded_into_a_folder_of_photos(tmp_path, one_line):
+    (tmp_path / "cats").mkdir()
+    (tmp_path / "cats" / "1.jpg").touch()
+    with pytest.raises(InputError, match="use data=folder") as error:
+        provide(tmp_path)
+    one_line(str(error.value))
+
+
 @pytest.mark.parametrize("name", ["tiny-imagenet-200.zip", "Tiny_ImageNet (1).ZIP", "tiny-imagenet.tar.gz"])
 def test_an_archive_that_lies_in_the_root_is_used_and_left(name, archive, tmp_path):
     shutil.copy(archive, tmp_path / name)

@@ -5,9 +5,9 @@ from types import SimpleNamespace
 import pytest
 import torch
 from conftest import run_train
-from lightning.pytorch.callbacks import ModelCheckpoint
+from lightning.pytorch.callbacks import ModelCheckpoint, TQDMProgressBar
 
-from inversion.training.callbacks import LastCheckpoint, MovableCheckpoint, SeededEpochs
+from inversion.training.callbacks import LastCheckpoint, MovableCheckpoint, Progress, SeededEpochs
 
 
 @pytest.mark.parametrize(("seconds", "saved"), [(0, [0, 1, 2, 3]), (1000, [0, 3])])
@@ -24,6 +24,19 @@ def test_last_is_saved_after_the_first_and_the_last_epoch_and_when_time_has_pass
         callback.on_train_epoch_end(trainer, None)
     callback.on_train_end(trainer, None)
     assert epochs == saved
+
+
+def test_an_epochs_line_has_no_scores_of_an_earlier_validation(monkeypatch, caplog):
+    for name in ("on_validation_end", "on_train_epoch_end"):
+        monkeypatch.setattr(TQDMProgressBar, name, lambda self, *arguments: None)
+    progress, values = Progress(), {"train/loss": torch.tensor(0.5), "val/loss": torch.tensor(0.25)}
+    caplog.set_level("INFO")
+    for epoch in range(2):
+        trainer = SimpleNamespace(current_epoch=epoch, max_epochs=2, callback_metrics=values)
+        if epoch == 0:
+            progress.on_validation_end(trainer, None)
+        progress.on_train_epoch_end(trainer, None)
+    assert caplog.messages == ["epoch 1/2  train loss 0.50000  val loss 0.25000", "epoch 2/2  train loss 0.50000"]
 
 
 def test_last_holds_each_whole_epoch(quick, tmp_path, monkeypatch):

@@ -48,8 +48,10 @@ def test_the_same_run_ends_with_the_same_numbers_and_says_what_differs_but_matte
     folder = half_done(sweep, tmp_path)
     path = folder / "provenance.json"
     path.write_text(path.read_text().replace('"commit": "', '"commit": "0'))
-    options = ["+trainer.profiler=simple", "~callbacks.grid", "callbacks.progress.refresh_rate=3", "name=other"]
-    assert run_train("layer=fc8", *quick, "test=true", *options, f"hydra.run.dir={folder}").code == 0
+    options = ["+trainer.profiler=simple", "~callbacks.grid", "callbacks.progress.refresh_rate=3", "name=other", "samples=4"]
+    for _ in range(2):  # the second time it is finished
+        assert run_train("layer=fc8", *quick, "test=true", *options, f"hydra.run.dir={folder}").code == 0
+    assert json.loads(path.read_text())["config"]["samples"] == 4
     assert "This run began with commit 0" in capsys.readouterr().out
     before, after = (json.loads((place / "metrics.json").read_text()) for place in (sweep / "fc8", folder))
     assert after["test"] == before["test"]

@@ -95,9 +95,34 @@ def test_a_resumed_runs_table_is_in_two_files(run):
     assert [len(values) for values in found] == [1, 1] and found[0] != found[1]
 
 
-def test_checkpoints_lie_in_the_runs_folder(run, tmp_path, one_line):
-    outcome, folder = run(f"+callbacks.best.dirpath={tmp_path}")
-    assert outcome.code == 1 and "callbacks.best's filename and dirpath" in one_line(outcome.said)
+@pytest.mark.parametrize(
+    ("option", "expected"),
+    [
+        ("+callbacks.best.dirpath=elsewhere", "callbacks.best's filename, dirpath and save_top_k"),
+        ("+callbacks.best.save_top_k=2", "callbacks.best's filename, dirpath and save_top_k"),
+        ("+callbacks.ema.decay=0.9", "callbacks.ema is no callback"),
+        ("+trainer.logger=false", "trainer.logger is not for you to set"),
+        ("+trainer.val_check_interval=1000", "val_check_interval"),
+        ("optimizer.betas=[0.9]", "optimizer or scheduler can't be used"),
+        ("encoder.layer=conv2", "encoder.layer=conv2: leave it out"),
+    ],
+)
+def test_options_that_would_spoil_a_run_are_refused(run, one_line, option, expected):
+    outcome, folder = run(option)
+    assert outcome.code == 1 and expected in one_line(outcome.said)
+    assert not (folder / "metrics.json").exists()
+
+
+def test_without_validation_the_last_weights_are_scored_also_if_resumed(run):
+    scores = []
+    for options in (["trainer.max_epochs=1"], ["trainer.max_epochs=2", "scheduler.T_max=1"]):
+        outcome, folder = run("+trainer.limit_val_batches=0", *options)
+        assert outcome == Outcome(0, "")
+        metrics = json.loads((folder / "metrics.json").read_text())
+        assert metrics["best_epoch"] is None
+        scores.append(metrics["val"]["mse"])
+        (folder / "metrics.json").unlink()
+    assert scores[0] != scores[1]
 
 
 def test_no_logger(run):

@@ -152,7 +152,12 @@ def test_it_learns(synthetic_root):
 
 @pytest.mark.parametrize(
     ("option", "expected"),
-    [({"smallest_crop": 0}, "smallest_crop"), ({"label_smoothing": 1}, "label_smoothing"), ({"classes": 1}, "at least 2")],
+    [
+        ({"smallest_crop": 0}, "smallest_crop"),
+        ({"label_smoothing": 1}, "label_smoothing"),
+        ({"classes": 1}, "at least 2"),
+        ({"lr": -1}, "classifier.lr=-1"),
+    ],
 )
 def test_impossible_options_are_refused(option, expected, one_line):
     options = {
