@@ -38,10 +38,10 @@ def samples_figure(
     figure.paste(body, (left, top))
     draw = ImageDraw.Draw(figure)
     draw.text((left + GAP, heading / 2 + GAP), title, "black", ImageFont.load_default(1.4 * title_size), anchor="lm")
+    fonts = (ImageFont.load_default(size=size) for size in range(title_size, 7, -1))
+    fitting = next((font for font in fonts if max(map(font.getlength, columns)) <= tile), ImageFont.load_default(size=8))
     for i, name in enumerate(columns):
         centre = left + GAP + tile / 2 + i * (tile + GAP)
-        fonts = (ImageFont.load_default(size=size) for size in range(title_size, 7, -1))
-        fitting = next((font for font in fonts if font.getlength(name) <= tile), ImageFont.load_default(size=8))
         draw.text((centre, (heading + top + GAP) / 2), name, "black", fitting, anchor="mm")
     for i, row in enumerate(rows):
         draw.text((GAP, top + GAP + tile / 2 + i * (tile + GAP)), row, "black", small, anchor="lm")

@@ -4,7 +4,7 @@ Three forms of an image occur, each a batch of shape (B, 3, height, width):
 
 - *native*: uint8 in [0, 255], at the resolution the data really holds (64 x 64 for Tiny ImageNet);
 - *input*: float in [-1, 1], at the encoder's input size (227 x 227), which is what is encoded and reconstructed;
-- *display*: float in [0, 1], which is what metrics and pictures use.
+- *display*: [0, 1], which metrics use, or uint8, which pictures do.
 """
 
 from functools import lru_cache

@@ -126,7 +126,7 @@ class ImageFolder(ImageDataModule):
             a, b, c = ({sha256(image.numpy().data).digest() for image in held.cpu()} for held in self._images.values())
             if number := len(a & b | a & c | b & c):
                 log.warning(
-                    f"{number} images of data.root={printable(self.root)} stand in more than one of train, val and test, pixel "
-                    "for pixel: the scores are too good. Leave each in one only."
+                    f"{number} images of data.root={printable(self.root)} stand in more than one of train, val and test, "
+                    "pixel for pixel: the scores are too good. Leave each in one only."
                 )
         return images

@@ -102,7 +102,8 @@ def run_job(task: Callable[[DictConfig, Path], Any], cfg: DictConfig) -> float |
 def sentence(error: Exception) -> str | None:
     """What the user reads of an error that is theirs to correct, or the system's; None if it is the program's."""
     if isinstance(error, MissingConfigException) and error.options:
-        return f"{error.missing_cfg_file}: there is no such option; choose one of {', '.join(error.options)}."
+        plugins = " (for others see docs/options.md)" if str(error.missing_cfg_file).startswith("hydra/") else ""
+        return f"{error.missing_cfg_file}: there is no such option; choose one of {', '.join(error.options)}{plugins}."
     if isinstance(error, HydraException | InterpolationResolutionError) and not isinstance(error, InstantiationException):
         return " ".join(re.split("full_key|Config search path", str(error))[0].split()).rstrip(".:") + "."
     if isinstance(error, YAMLError):

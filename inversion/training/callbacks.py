@@ -171,7 +171,7 @@ class Curves(TensorBoardLogger):
 
 
 class ImagesPerSecond(Callback):
-    """Logs `train/images_per_second`: training images over the wall time of the epoch's training part."""
+    """Logs `train/images_per_second`: training images over the seconds from an epoch's first batch to its last."""
 
     def on_train_batch_start(self, trainer: Trainer, pl_module: LightningModule, batch: Any, batch_idx: int) -> None:
         if batch_idx == 0:

@@ -52,7 +52,7 @@ from inversion.training import building
         (["test=1"], "must be true or false"),
         (["seed=true"], "must be a whole number"),
         (["seed=null"], "must be a whole number"),
-        (["hydra/launcher=rocket"], "hydra/launcher"),
+        (["hydra/launcher=rocket"], "(for others see docs/options.md)"),
         (["layer=conv2,conv5"], "add -m"),
         (["conv5"], "key=value"),
         (["data=folder"], "data.root must be given"),
