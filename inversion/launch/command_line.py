@@ -64,8 +64,7 @@ def run(task: Callable[[DictConfig, Path], Any], config_name: str = "config") ->
 
 def check(arguments: Sequence[str], config_name: str = "config") -> None:
     """Checks each option, and each value that a sweep goes over, once; how they combine is for Hydra to check. Does nothing
-    where Hydra is asked for something else than running (`--help`, `--cfg`, ...). Raises InputError for an option that doesn't
-    exist, must be given, can't be left out or has a value of the wrong type.
+    where Hydra is asked for something else than running (`--help`, `--cfg`, ...). Raises InputError.
     """
     flags = {name: value for name, value in vars(get_args_parser().parse_args(list(arguments))).items() if value}
     given, directory = flags.pop("overrides", []), flags.pop("config_dir", None)

@@ -99,7 +99,8 @@ def fit(
     best_epoch = None
     if any(one.best_model_path for one in trainer.checkpoint_callbacks if one.filename == checkpoints.BEST):  # type: ignore
         content = checkpoints.read(best)
-        save_atomic(best, content | {checkpoints.METADATA: metadata})  # as the run was, if resumed, at its end
+        if content[checkpoints.METADATA] != metadata:  # of an epoch before the run was resumed with other options
+            save_atomic(best, content | {checkpoints.METADATA: metadata})
         module.load_state_dict(content["state_dict"])
         best_epoch = content["epoch"] + 1
     return Fitted(trainer, module, datamodule, best_epoch)
