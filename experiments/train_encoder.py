@@ -46,7 +46,7 @@ def train_encoder(cfg: DictConfig, folder: Path) -> None:
     split, stats = datamodule.split, cfg.classifier.input_stats
     classes = [{"id": key, "name": name} for key, name in split.classes.items()]
     rest = {"epochs": fitted.trainer.current_epoch, "input_stats": stats, "classes": classes}
-    write_metrics(folder, {**metrics, **rest, "seconds": round(fitted.seconds, 1)})
+    write_metrics(folder, {**metrics, **rest, "seconds": round(fitted.seconds, 1), **fitted.provenance})
     log.info("  ".join(f"{part} top-1 {scores['top1']:.1%} of {len(split.files(part))}" for part, scores in metrics.items()))
     log.info(f"Use      encoder.weights={folder / WEIGHTS} encoder.input_stats={stats}")
 

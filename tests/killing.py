@@ -52,7 +52,7 @@ order in which a run comes to them.
 """
 ANY = "any moment"
 
-WALL_CLOCK = ("seconds", "command")
+WALL_CLOCK = ("seconds", "hardware", "command")
 """What of `metrics.json` may differ between two runs."""
 
 

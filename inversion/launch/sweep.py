@@ -118,8 +118,7 @@ def _sweep(config: DictConfig, folder: Path) -> Iterator[None]:
         if not own:
             troubles.append("no job was started: nothing fits the values to sweep over")
         from inversion.results.report import publish  # not at the top: these need torch, and --help doesn't
-        from inversion.results.runs import FinishedRun
-        from inversion.training.outcome import is_finished
+        from inversion.results.runs import FinishedRun, is_finished
 
         if finished := [job for job in reasons if is_finished(job)]:  # one that was refused to run anew may be
             publish(folder, [FinishedRun.load(job) for job in finished])

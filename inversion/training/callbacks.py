@@ -209,6 +209,5 @@ class Progress(TQDMProgressBar):
             "train/images_per_second": "{:.0f} images/s",
         }
         values, is_new = trainer.callback_metrics, self.validated == trainer.current_epoch  # else val/... are an earlier one's
-        names = [name for name in labels if name in values and (is_new or name.startswith("train"))]
-        shown = [labels[name].format(float(values[name])) for name in names]
+        shown = [label.format(float(values[n])) for n, label in labels.items() if n in values and (is_new or "train" in n)]
         log.info("  ".join([f"epoch {trainer.current_epoch + 1}/{trainer.max_epochs}", *shown]))

@@ -4,7 +4,7 @@ import logging
 import warnings
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import lightning
 from lightning import Callback, LightningModule, Trainer
@@ -32,6 +32,7 @@ class Fitted(NamedTuple):
     datamodule: ImageDataModule
     best_epoch: int | None
     """Whose weights the module has, counted from 1; None if it has the last ones, since none were validated and saved."""
+    provenance: dict[str, Any]
 
     @property
     def seconds(self) -> float:
@@ -74,7 +75,8 @@ def fit(
     log.info(f"{len(split.train)} train, {len(split.val)} val, {len(split.test)} test images of {len(split.classes)} classes")
     split.save(folder / "split.json")
     parts = ("train", "val", "test") if test else ("train", "val")
-    write_provenance(folder, provenance(device), program, metadata, datamodule, parts, resumed=resumed is not None)
+    now = provenance(device)  # of the code as it was loaded, which may change meanwhile
+    write_provenance(folder, now, program, metadata, datamodule, parts, resumed=resumed is not None)
     if resumed:
         log.info(f"Resuming from {last}")
     is_trial = bool(trainer.fast_dev_run)  # type: ignore[attr-defined]
@@ -103,7 +105,7 @@ def fit(
             save_atomic(best, content | {checkpoints.METADATA: metadata})
         module.load_state_dict(content["state_dict"])
         best_epoch = content["epoch"] + 1
-    return Fitted(trainer, module, datamodule, best_epoch)
+    return Fitted(trainer, module, datamodule, best_epoch, now)
 
 
 def start(seed: int) -> None:

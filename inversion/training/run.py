@@ -53,7 +53,7 @@ def train(cfg: DictConfig, folder: Path) -> dict[str, Any] | None:
     network = build("encoder", cfg.encoder, layer=module.encoder.deepest)
     for part in outcome.PARTS if cfg.test else outcome.PARTS[:1]:
         metrics[part] = evaluate(module.reconstructor, cfg.layer.name, network, fitted.datamodule, part, device)
-    metrics["seconds"] = round(fitted.seconds, 1)
+    metrics |= {"seconds": round(fitted.seconds, 1), **fitted.provenance}
     publish(cfg, folder, fitted, metrics)
     return metrics
 

@@ -133,6 +133,8 @@ def test_all_that_repeats_a_run_lies_in_its_folder(sweep, synthetic_root):
     told = json.loads((sweep / "fc8" / "provenance.json").read_text())
     assert told["command"].startswith("python train.py layer=fc8") and told["config"]["layer"]["name"] == "fc8"
     assert told["commit"] and {"python", "torch", "torchvision", "lightning", "pillow"} <= set(told["versions"])
+    metrics = json.loads((sweep / "fc8" / "metrics.json").read_text())
+    assert all(metrics[key] == told[key] for key in ("commit", "hardware", "versions"))
     best = torch.load(sweep / "fc8" / "checkpoints" / "best.ckpt", weights_only=True)["inversion"]
     assert (told["sha256"]["encoder"], told["sha256"]["split"]) == (best["encoder"], best["split"])
     split = json.loads((sweep / "fc8" / "split.json").read_text())
