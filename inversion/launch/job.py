@@ -107,7 +107,7 @@ def sentence(error: Exception) -> str | None:
     if isinstance(error, HydraException | InterpolationResolutionError) and not isinstance(error, InstantiationException):
         return " ".join(re.split("full_key|Config search path", str(error))[0].split()).rstrip(".:") + "."
     if isinstance(error, YAMLError):
-        return f"A config file isn't YAML: {' '.join(str(error).split())}."
+        return f"A config file isn't YAML ({' '.join(str(error).split())}): mend it, as those in conf/ are written."
     if isinstance(error, OSError):
         is_full = error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
         advice = "make room there, or choose another folder" if is_full else "make it readable and writable, or choose another"
