@@ -146,9 +146,7 @@ class FlowDecoder(Decoder):
         return found + gate * z
 
     def samples(self, features: Tensor, number: int, seed: int, steps: int = STEPS) -> Tensor:
-        """Features (B, *feature_shape) -> native images (B, number, 3, n, n) in [-1, 1]. The noise depends on the seed and
-        the image's place, and on the number.
-        """
+        """Features (B, *feature_shape) -> native images (B, number, 3, n, n) in [-1, 1]; noise by seed, number and place."""
         shape = (len(features) * number, 3, self.native_size, self.native_size)
         noise = torch.randn(shape, generator=torch.Generator().manual_seed(seed))
         batches = zip(features.repeat_interleave(number, 0).split(64), noise.split(64), strict=True)

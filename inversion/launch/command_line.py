@@ -1,5 +1,6 @@
 """What every program does with its command line: checks its options before anything starts, then has Hydra run them."""
 
+import argparse
 import difflib
 import os
 import re
@@ -12,7 +13,6 @@ from typing import Any
 
 import hydra
 from hydra import compose, initialize_config_dir
-from hydra._internal.utils import get_args_parser
 from hydra.core.global_hydra import GlobalHydra
 from hydra.core.override_parser.types import Override
 from hydra.errors import HydraException
@@ -40,14 +40,16 @@ TYPES = {bool: "true or false", int: "a whole number", float: "a number", list: 
 
 
 def run(task: Callable[[DictConfig, Path], Any], config_name: str = "config") -> None:
-    """What `python <program> ...` does: checks the command line against `conf/<config_name>.yaml`, then has Hydra run the
-    task, given the config and the output folder, once or for each job of a sweep.
-    """
+    """What `python <program> ...` does: checks the command line, then has Hydra run the task, given config and folder."""
     sweep.register_resolvers()
     raise_on_sigterm()
     os.environ.setdefault("HYDRA_FULL_ERROR", "1")  # has Hydra raise errors instead of printing them
     # As Hydra takes what users write: the experiment stands in the defaults list, no group may be null, and ~ is the shell's.
-    given = [a.removeprefix("+") if a.startswith("+experiment=") else a for a in sys.argv[1:]]
+    parser = argparse.ArgumentParser(add_help=False, allow_abbrev=False)
+    parser.add_argument("--config-dir")  # an option like the others, so that what lies there is checked too
+    own, given = parser.parse_known_args(["--config-dir" if a == "-cd" else a for a in sys.argv[1:]])
+    given += [f"hydra.searchpath=['file://{Path(own.config_dir).absolute()}']"] if own.config_dir else []
+    given = [a.removeprefix("+") if a.startswith("+experiment=") else a for a in given]
     sys.argv[1:] = ["~logger" if a == "logger=null" else a.replace("=~/", f"={Path.home()}/", 1) for a in given]
     job = wraps(task)(partial(run_job, task))  # Hydra names the log after the task's file
     try:
@@ -66,17 +68,17 @@ def check(arguments: Sequence[str], config_name: str = "config") -> None:
     """Checks each option, and each value that a sweep goes over, once; how they combine is for Hydra to check. Does nothing
     where Hydra is asked for something else than running (`--help`, `--cfg`, ...). Raises InputError.
     """
-    flags = {name: value for name, value in vars(get_args_parser().parse_args(list(arguments))).items() if value}
-    given, directory = flags.pop("overrides", []), flags.pop("config_dir", None)
-    if flags.keys() >= {"multirun", "cfg"}:
+    flags = {argument for argument in arguments if argument.startswith("-")}
+    sweeps = flags & {"-m", "--multirun"}
+    if sweeps and flags & {"-c", "--cfg"}:
         raise InputError("--cfg shows the config of one run: leave -m out, and give one value to each option.")
-    if flags.keys() - {"multirun", "run"}:
+    if flags - {"-m", "--multirun", "-r", "--run"}:
         return
-    if "multirun" in flags and config_name != "config":
+    if sweeps and config_name != "config":
         raise InputError("Only train.py sweeps: leave -m out.")
     with initialize_config_dir(str(CONF), version_base="1.3"):
         groups = {"hydra.searchpath", *GlobalHydra.instance().config_loader().list_groups("")}
-        overrides = {argument: _parsed(argument) for argument in given}
+        overrides = {argument: _parsed(argument) for argument in arguments if argument not in flags}
         choices = {text: each for text, each in overrides.items() if each.key_or_group in groups or "/" in each.key_or_group}
         for text, choice in choices.items():
             if None in _values(choice) and text != "~logger":
@@ -85,7 +87,6 @@ def check(arguments: Sequence[str], config_name: str = "config") -> None:
                 raise InputError(f"{text}: choose one, or sweep over several, as in -m layer=conv2,conv5.")
         swept = [text for text, override in overrides.items() if override.is_sweep_override()]
         single = [text for text in choices if text not in swept]
-        single += [f"hydra.searchpath=['file://{Path(directory).absolute()}']"] if directory else []
         config = compose(config_name, overrides=single)
         options = _flat(OmegaConf.to_container(config))
         own = [text for text in single if text.startswith("experiment=")]
@@ -98,7 +99,7 @@ def check(arguments: Sequence[str], config_name: str = "config") -> None:
         keys = {override.key_or_group for override in overrides.values()}
         if absent := [key for key, value in options.items() if value == "???" and key not in keys]:
             raise InputError(f"{absent[0]} must be given: add {absent[0]}=... to the command.")
-        if swept and not own and "multirun" not in flags:
+        if swept and not own and not sweeps:
             hint = f", or write {_quoted(swept[0])} if it is one" if re.search(r"[/ ]", swept[0]) else ""
             raise InputError(f"{swept[0]} gives several values: add -m to sweep over them{hint}.")
 

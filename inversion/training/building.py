@@ -123,9 +123,7 @@ def precision(config: DictConfig) -> str:
 
 
 def build_decoder(config: DictConfig, encoder: Encoder, native_size: int) -> Decoder:
-    """The decoder that `config.decoder` describes, an ensemble where it says several `members`, for the encoder's features and
-    images of `native_size` pixels. Raises InputError for an option that is refused.
-    """
+    """The decoder, or ensemble, that `config.decoder` describes. Raises InputError for an option that is refused."""
     members = check_number("decoder.members", config.get("members", 1))
     resolved: Any = OmegaConf.to_container(config, resolve=True)
     own = {key: value for key, value in resolved.items() if key not in ("members", "standardized")}

@@ -78,9 +78,7 @@ class LastCheckpoint(MovableCheckpoint):
 
 
 class SeededEpochs(Callback):
-    """Random numbers used in training, as dropout's, depend on the run's seed and the epoch alone, so that a resumed
-    run repeats them. Counts the run's seconds, without the time between a stop and its resumption.
-    """
+    """Random numbers in training follow seed and epoch alone, so a resumed run repeats them. Counts a run's seconds."""
 
     def __init__(self, seed: int) -> None:
         self.seed = seed
@@ -151,9 +149,7 @@ class ReconstructionGrid(Callback):
 
 @torch.no_grad()
 def columns_of(model: LightningModule, images: Tensor) -> dict[str, Tensor]:
-    """Images (B, 3, 227, 227) in [-1, 1] -> a figure's columns by title, uint8, on the CPU: their reconstructions, `Mean`, and
-    samples of them if the decoder gives any. Leaves the model's mode as it was.
-    """
+    """Images (B, 3, 227, 227) in [-1, 1] -> uint8 columns by title: `Mean`, and samples. The model's mode stays."""
     was_training, decoder, images = model.training, model.decoder, images.to(model.device)
     model.eval()
     columns = {"Mean": pixels.to_display(model(images))}

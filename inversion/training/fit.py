@@ -88,24 +88,32 @@ def fit(
     callbacks.append(LambdaCallback(on_save_checkpoint=lambda *args: args[-1].update({checkpoints.METADATA: metadata})))
     if before is not None:
         before(trainer, module)
+    _fit(trainer, module, datamodule, last if resumed else None)
+    if is_trial:
+        log.info("trainer.fast_dev_run: a trial has ended; nothing was saved or scored.")
+    return Fitted(trainer, module, datamodule, _load_best(trainer, module, best, metadata), now)
+
+
+def _fit(trainer: Trainer, module: LightningModule, datamodule: ImageDataModule, checkpoint: Path | None) -> None:
     try:
-        trainer.fit(module, datamodule=datamodule, ckpt_path=last if resumed else None, weights_only=True)
+        trainer.fit(module, datamodule=datamodule, ckpt_path=checkpoint, weights_only=True)
     except (MisconfigurationException, ValueError) as error:
         if isinstance(error, ValueError) and "val_check_interval" not in str(error):
             raise
         raise InputError(" ".join(str(error).split())) from error
-    for path in sorted(folder.glob("fit-profile*.txt")):  # to which Lightning writes its profiler's report
+    for path in sorted(Path(trainer.default_root_dir).glob("fit-profile*.txt")):  # Lightning's profiler's report
         log.info(f"{path.read_text()}\nProfile  {path}")
-    if is_trial:
-        log.info("trainer.fast_dev_run: a trial has ended; nothing was saved or scored.")
-    best_epoch = None
-    if any(one.best_model_path for one in trainer.checkpoint_callbacks if one.filename == checkpoints.BEST):  # type: ignore
-        content = checkpoints.read(best)
-        if content[checkpoints.METADATA] != metadata:  # of an epoch before the run was resumed with other options
-            save_atomic(best, content | {checkpoints.METADATA: metadata})
-        module.load_state_dict(content["state_dict"])
-        best_epoch = content["epoch"] + 1
-    return Fitted(trainer, module, datamodule, best_epoch, now)
+
+
+def _load_best(trainer: Trainer, module: LightningModule, path: Path, metadata: dict[str, Any]) -> int | None:
+    """Gives the module its best weights, if an epoch was saved as the best, and returns which, counted from 1."""
+    if not any(one.best_model_path for one in trainer.checkpoint_callbacks if one.filename == checkpoints.BEST):  # type: ignore
+        return None
+    content = checkpoints.read(path)
+    if content[checkpoints.METADATA] != metadata:  # of an epoch before the run was resumed with other options
+        save_atomic(path, content | {checkpoints.METADATA: metadata})
+    module.load_state_dict(content["state_dict"])
+    return int(content["epoch"]) + 1
 
 
 def start(seed: int) -> None:

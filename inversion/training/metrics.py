@@ -20,9 +20,7 @@ def psnr(mse: Tensor) -> Tensor:
 
 
 def mean_squared_errors(prediction: Tensor, target: Tensor) -> Tensor:
-    """Each image's mean squared error on the [0, 1] scale at the input's size, (B,): of a prediction (B, 3, s, s), which is
-    clamped to [-1, 1], and a target (B, 3, t, t), either as yet unresized or not.
-    """
+    """Mean squared errors (B,) at 227 x 227 on the [0, 1] scale, of (B, 3, s, s), clamped here, and targets (B, 3, t, t)."""
     distance = pixels.squared_distance(prediction.float().clamp(-1, 1), target)
     return distance / (4 * target.shape[1] * pixels.INPUT_SIZE**2)
 

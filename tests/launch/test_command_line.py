@@ -130,7 +130,7 @@ def test_what_an_experiments_file_sets_is_checked(content, expected, tmp_path, o
     arguments = ["--config-dir", str(tmp_path), "experiment=mine"]
     if expected is None:
         sweep.register_resolvers()
-        command_line.check(arguments)
+        command_line.check([f"hydra.searchpath=[file://{tmp_path}]", "experiment=mine"])
     else:
         outcome = run_train(*arguments, f"hydra.run.dir={tmp_path / 'out'}")
         assert outcome.code == 1 and expected in one_line(outcome.said)
