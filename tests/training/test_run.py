@@ -22,6 +22,7 @@ from PIL import Image
 
 from inversion.core.files import is_locked, locked
 from inversion.core.images import read_image
+from inversion.training import fit
 
 SMALL = ["layer=conv5", "decoder.members=1", "decoder.channels=[16,8,8]", "trainer.max_epochs=1"]
 NUMBERS = {"mse", "psnr", "ssim", "normalized_error", "mse_64", "ssim_64", "feature_error", "top1_agreement"}
@@ -141,6 +142,14 @@ def test_all_that_repeats_a_run_lies_in_its_folder(sweep, synthetic_root):
     for part in ("train", "val", "test"):
         images = torch.stack([read_image(synthetic_root / name, 64) for name in split[part]])
         assert told["sha256"][f"{part} images"] == sha256(images.numpy().data).hexdigest()
+
+
+def test_the_commit_is_that_of_the_code_as_it_was_loaded(quick, tmp_path, monkeypatch):
+    told = iter(["at the start", "changed meanwhile"])
+    monkeypatch.setattr(fit, "provenance", lambda device: {"commit": next(told)})
+    assert run_train(*quick, *SMALL, f"hydra.run.dir={tmp_path}") == Outcome(0, "")
+    for name in ("metrics", "provenance"):
+        assert json.loads((tmp_path / f"{name}.json").read_text())["commit"] == "at the start"
 
 
 def hold(folder, ready):
