@@ -4,11 +4,8 @@ Any callable works, such as torch's own, and gets both at the input's size, (B, 
 the prediction as `Decoder.predict` gives it and the target at the native size, and resizes them itself, as these do.
 """
 
-from abc import ABC, abstractmethod
-
 import torch
 from torch import Tensor, nn
-from torch.nn.functional import l1_loss
 from torchmetrics.functional.image import total_variation
 
 from inversion.core import pixels
@@ -16,9 +13,10 @@ from inversion.core.errors import InputError
 from inversion.encoders.alexnet import Encoder
 
 
-class ReconstructionLoss(nn.Module, ABC):
-    """A distance between image and reconstruction, plus `tv` times the reconstruction's total variation: its `detail` at 227
-    x 227 (Rudin et al. 1992, here anisotropic). Raises InputError for a weight that is negative or not finite.
+class MSELoss(nn.Module):
+    """Mean squared error at 227 x 227, equal to `torch.nn.MSELoss`, without images of that size: `pixels.squared_distance`.
+    Plus `tv` times the reconstruction's total variation: its `detail` at 227 x 227 (Rudin et al. 1992, here anisotropic).
+    Raises InputError for a weight that is negative or not finite.
     """
 
     resizes = True
@@ -28,29 +26,15 @@ class ReconstructionLoss(nn.Module, ABC):
         check_weights(tv=tv)
         self.tv = tv
 
-    @abstractmethod
     def distance(self, prediction: Tensor, target: Tensor) -> Tensor:
-        """(B, 3, s, s) and (B, 3, n, n) -> scalar."""
+        """(B, 3, s, s) and (B, 3, n, n) -> scalar, without the total variation."""
+        return pixels.squared_distance(prediction, target).mean() / (target.shape[1] * pixels.INPUT_SIZE**2)
 
     def forward(self, prediction: Tensor, target: Tensor) -> Tensor:
         loss = self.distance(prediction, target)
         if self.tv:
             loss = loss + self.tv * detail(pixels.resize(prediction, pixels.INPUT_SIZE))
         return loss
-
-
-class MSELoss(ReconstructionLoss):
-    """Mean squared error at 227 x 227, equal to `torch.nn.MSELoss`, without images of that size: `pixels.squared_distance`."""
-
-    def distance(self, prediction: Tensor, target: Tensor) -> Tensor:
-        return pixels.squared_distance(prediction, target).mean() / (target.shape[1] * pixels.INPUT_SIZE**2)
-
-
-class L1Loss(ReconstructionLoss):
-    """Mean absolute error at 227 x 227."""
-
-    def distance(self, prediction: Tensor, target: Tensor) -> Tensor:
-        return l1_loss(pixels.resize(prediction, pixels.INPUT_SIZE), pixels.resize(target, pixels.INPUT_SIZE))
 
 
 class PerceptualLoss(MSELoss):

@@ -25,7 +25,7 @@ def half_done(sweep, tmp_path):
     [
         ("optimizer.lr=0.1", "optimizer.lr=0.002, not 0.1"),
         ("seed=1", "seed=0, not 1"),
-        ("loss=l1", "loss._target_=inversion.decoders.losses.MSELoss, not inversion.decoders.losses.L1Loss"),
+        ("loss=l1", "loss._target_=inversion.decoders.losses.MSELoss, not torch.nn.L1Loss"),
         ("data.seed=1", "another draw of images"),
         ("encoder.seed=1", "other encoder weights"),
         ("+trainer.gradient_clip_val=1", "trainer.gradient_clip_val=left out, not 1"),
