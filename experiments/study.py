@@ -18,9 +18,12 @@ def study(cfg: DictConfig, folder: Path) -> None:
     from inversion.studies.subject import Subject
     from inversion.training.building import build
 
+    chosen = {name: options for name, options in (cfg.get("study") or {}).items() if options is not None}
+    if not chosen:
+        raise InputError("No study is left: choose one, as in study=frequency, or leave study out for all.")
     subject = Subject(cfg.runs, cfg.part, cfg.images, cfg.weights, cfg.device)
     sections, failures = [], []
-    for name, options in cfg.study.items():
+    for name, options in chosen.items():
         function = build(f"study/{name}", options)
         log.info(f"Study    {name}: {question_and_method(function)[0]}")
         try:

@@ -35,8 +35,8 @@ class Split:
 
     def files(self, part: str) -> list[str]:
         """The files of `train`, `val` or `test`. Raises InputError: the test images are missing."""
-        if part == "test" and self.no_test:
-            raise InputError(self.no_test)
+        if part == "test" and not self.test:
+            raise InputError(self.no_test or f"{self.root} has no test images: give some, or train with test=false.")
         return {"train": self.train, "val": self.val, "test": self.test}[part]
 
     @property

@@ -25,14 +25,14 @@ from inversion.launch import sweep
 from inversion.launch.job import Terminated, raise_on_sigterm, run_job, sentence
 
 # Threads that wait spin only briefly: as long as by default costs more than half of the speed where another process holds one
-# of two cores; not at all, a third where none does. Read when torch is loaded: programs that need it import this module first.
+# of two cores; no spinning at all costs a third where none does. Read when torch is loaded: so this module is imported first.
 os.environ.setdefault("GOMP_SPINCOUNT", "10000")
 
 CONF = REPOSITORY / "conf"
 HELP = f"python {sys.argv[0]} --help"
 
-OF_ANY_TYPE = ("data.classes", "trainer.devices", "decoder.standardized")
-"""Numbers or switches by default, where words, lists or null have a meaning too: what reads them checks them."""
+OF_ANY_TYPE = ("data.classes", "data.cache", "trainer.devices", "decoder.standardized")
+"""Where values of another type than the default's have a meaning too: what reads them checks them."""
 REPLACEABLE = ("optimizer", "scheduler", "loss", "trainer", "callbacks", "logger")
 """Groups whose `_target_` may be another library's class: its options may be null, or be left out with ~."""
 TYPES = {bool: "true or false", int: "a whole number", float: "a number", list: "a list, as in [1,2]"}
@@ -49,8 +49,9 @@ def run(task: Callable[[DictConfig, Path], Any], config_name: str = "config") ->
     parser.add_argument("--config-dir")  # an option like the others, so that what lies there is checked too
     own, given = parser.parse_known_args(["--config-dir" if a == "-cd" else a for a in sys.argv[1:]])
     given += [f"hydra.searchpath=['file://{Path(own.config_dir).absolute()}']"] if own.config_dir else []
+    given = [re.sub(r"(?<=[=,[])~/", lambda _: f"{Path.home()}/", a) for a in given]
     given = [a.removeprefix("+") if a.startswith("+experiment=") else a for a in given]
-    sys.argv[1:] = ["~logger" if a == "logger=null" else a.replace("=~/", f"={Path.home()}/", 1) for a in given]
+    sys.argv[1:] = ["~logger" if a == "logger=null" else a for a in given]
     job = wraps(task)(partial(run_job, task))  # Hydra names the log after the task's file
     try:
         check(sys.argv[1:], config_name)
@@ -149,6 +150,8 @@ def _check_option(text: str, override: Override, config: DictConfig, options: di
         default = OmegaConf.select(config, key, throw_on_resolution_failure=False)
         kind = list if isinstance(default, ListConfig) else type(default)
         for value in _values(override):
+            if value in (None, "") and (kind is str or options[key] == "???") and group not in REPLACEABLE:
+                raise InputError(f"{text}: {key} is empty; give it a value.")
             if "${" in str(value):
                 OmegaConf.update(config, key, value)
                 try:

@@ -16,8 +16,9 @@ from torch import Tensor
 
 from inversion.core import pixels
 from inversion.core.drawing import stacked
+from inversion.decoders.base import check_numbers
 from inversion.encoders.alexnet import LAST_LAYER
-from inversion.studies.result import Result, layer_colour, new_figure, samples
+from inversion.studies.result import Result, columns_figure, layer_colour, new_figure
 from inversion.studies.subject import Subject, check_range
 from inversion.training.metrics import mean_squared_errors
 
@@ -62,11 +63,12 @@ def changes(
 
 
 def perturb(subject: Subject, folder: Path, top: Sequence[int], noise: Sequence[float], drop: float, shown: int) -> Result:
+    check_numbers("top", top)
     check_range(0, 1, drop=drop)
     check_range(1, shown=shown)
     check_range(2, images=len(subject.files))
     floor = float(mean_squared_errors(subject.datamodule.mean_image()[None], pixels.normalize(subject.images)).mean())
-    originals = subject.samples(shown)
+    originals = subject.examples(shown)
     rows: list[dict[str, Any]] = []
     figures, findings = [], []
     for title, run in subject.runs.items():
@@ -79,7 +81,7 @@ def perturb(subject: Subject, folder: Path, top: Sequence[int], noise: Sequence[
             own.append({"run": title, "change": kind, "size": size, "mse": mse, "mean_image_mse": floor})
             own[-1]["ratio"] = mse / own[0]["mse"]
         rows += own
-        figures.append(samples(columns, title=title))
+        figures.append(columns_figure(columns, title=title))
         ratios = ", ".join(f"{name} {row['ratio']:.2f}x" for name, row in zip(list(columns)[2:], own[1:], strict=True))
         findings.append(
             f"{title}: the error relative to unchanged features ({own[0]['mse']:.4f}; mean image {floor:.4f}): {ratios}."

@@ -18,8 +18,9 @@ from torch import Tensor
 
 from inversion.core import pixels
 from inversion.core.errors import InputError
+from inversion.decoders.base import check_numbers
 from inversion.results.trained import TrainedRun
-from inversion.studies.result import Result, layer_colour, new_figure, samples
+from inversion.studies.result import Result, columns_figure, layer_colour, new_figure
 from inversion.studies.subject import BATCH, Subject, check_range
 
 MOST = 48  # the largest shift that is searched for, in pixels of the 227
@@ -128,12 +129,13 @@ def measures_figure(subject: Subject, rows: list[dict[str, Any]]) -> Figure:
 def position_colour(
     subject: Subject, folder: Path, images: int, shifts: Sequence[int], turns: Sequence[float], shown: int
 ) -> Result:
+    check_numbers("shifts", shifts, least=-MOST)
     check_range(-MOST, MOST, shifts=shifts)
     check_range(1, shown=shown)
     if not shifts or not turns:
         raise InputError("study.position_colour.shifts and study.position_colour.turns must each have a number, as in [16].")
     subject = subject.on(subject.part, min(images, len(subject.files)))
-    unchanged, originals = (pixels.denormalize(some) for some in (pixels.to_input(subject.images), subject.samples(shown)))
+    unchanged, originals = (pixels.denormalize(some) for some in (pixels.to_input(subject.images), subject.examples(shown)))
     methods: dict[str, Callable[[Tensor], Tensor]] = {"Original": lambda images: images}
     methods |= {title: partial(reconstructed, run) for title, run in subject.runs.items()}
     rows, findings = [], []
@@ -149,5 +151,5 @@ def position_colour(
     versions |= {"hues 90°": rotated(originals, 90), "grey": grey(originals)}
     changed = torch.stack(list(versions.values()), dim=1).flatten(0, 1)
     columns = {title: pixels.to_uint8(method(changed)) for title, method in methods.items()}
-    figure = samples(columns, rows=list(versions) * len(originals))
+    figure = columns_figure(columns, rows=list(versions) * len(originals))
     return Result({"samples": figure, "measures": measures_figure(subject, rows)}, rows, findings)

@@ -6,11 +6,11 @@ import sys
 import warnings
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any
 
 import torch
 from hydra.errors import InstantiationException
-from hydra.utils import get_class, instantiate
+from hydra.utils import instantiate
 from lightning import Callback, Trainer
 from lightning.pytorch.loggers import Logger
 from omegaconf import DictConfig, OmegaConf
@@ -28,8 +28,6 @@ from inversion.training.callbacks import MovableCheckpoint, SeededEpochs
 from inversion.training.module import InversionModule
 
 log = logging.getLogger(__name__)
-
-M = TypeVar("M", bound=InversionModule)
 
 
 def build(name: str, config: Mapping[str, Any], **arguments: Any) -> Any:
@@ -94,7 +92,8 @@ def build_loggers(config: DictConfig, folder: Path, resumed_step: int) -> list[L
     for name, options in (config.get("logger") or {}).items():
         if options is None:
             continue
-        accepted = inspect.signature(get_class(options._target_)).parameters
+        kind = build(f"logger.{name}", {"_target_": "hydra.utils.get_class", "path": options.get("_target_")})
+        accepted = inspect.signature(kind).parameters
         arguments: dict[str, Any] = {"save_dir": str(folder)} if "save_dir" in accepted else {}
         arguments |= {"purge_step": resumed_step} if "purge_step" in options else {}
         if resumed_step and options._target_.endswith("CSVLogger"):  # which deletes what its folder holds
@@ -140,7 +139,9 @@ def build_decoder(config: DictConfig, encoder: Encoder, native_size: int) -> Dec
     return decoder.train().to(memory_format=torch.channels_last)  # type: ignore[call-overload]
 
 
-def build_module(kind: type[M], config: DictConfig, encoder: Encoder, native_size: int, clips: bool = False) -> M:
+def build_module(
+    kind: type[InversionModule], config: DictConfig, encoder: Encoder, native_size: int, clips: bool = False
+) -> InversionModule:
     """A module of this kind (`InversionModule` or a subclass) as the whole config describes it, for images of `native_size`
     pixels; `clips` says that gradients are clipped in mixed precision, which fused optimisers don't allow. Raises InputError
     for an option that is refused, which some optimisers and schedulers do only when built or stepped.

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import lightning
+import torch
 from lightning import Callback, LightningModule, Trainer
 from lightning.pytorch.callbacks import LambdaCallback, LearningRateMonitor
 from lightning.pytorch.utilities.exceptions import MisconfigurationException
@@ -49,14 +50,14 @@ def fit(
     program: str,
     test: bool = True,
     before: Callable[[Trainer, LightningModule], None] | None = None,
-    may_grow: Sequence[str] = (),
+    may_differ: Sequence[str] = (),
 ) -> Fitted | None:
     """Trains what `build_module` gives, or resumes it from the folder's last checkpoint, and loads its best weights. Returns
     None if the folder holds this run, finished. Raises InputError for options that can't be used, data that can't be read
     (test images too, if `test` says that they will be used), a folder with another run.
 
     `build_module` is called once the data are on disk, `before` just before the fit. `program` stands in `provenance.json`;
-    the options `may_grow` may differ when the run is resumed.
+    the options `may_differ` may differ when the run is resumed.
     """
     trainer = build_trainer(cfg, folder)
     datamodule.prepare_data()
@@ -67,7 +68,7 @@ def fit(
         checkpoints.check_match(best if best.is_file() else last, metadata)
         log.info(f"{folder} holds this run, finished: give another hydra.run.dir, or delete it to run again.")
         return None
-    resumed = checkpoints.check_match(last, metadata, module, may_grow) if last.is_file() else None
+    resumed = checkpoints.check_match(last, metadata, module, may_differ) if last.is_file() else None
     datamodule.setup("fit")
     if test:
         datamodule.images("test")
@@ -97,6 +98,8 @@ def fit(
 def _fit(trainer: Trainer, module: LightningModule, datamodule: ImageDataModule, checkpoint: Path | None) -> None:
     try:
         trainer.fit(module, datamodule=datamodule, ckpt_path=checkpoint, weights_only=True)
+    except torch.OutOfMemoryError as error:
+        raise InputError("The device has no memory left: lower data.batch_size, or data.resident.") from error
     except (MisconfigurationException, ValueError) as error:
         if isinstance(error, ValueError) and "val_check_interval" not in str(error):
             raise

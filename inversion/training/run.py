@@ -2,6 +2,7 @@
 
 import logging
 import os
+from contextlib import suppress
 from pathlib import Path
 from typing import Any, cast
 
@@ -14,7 +15,7 @@ from tqdm import tqdm
 from inversion.core import pixels
 from inversion.core.drawing import layers_figure
 from inversion.core.errors import InputError
-from inversion.core.files import SWEPT_LAYERS, atomic_file, save_atomic
+from inversion.core.files import SWEPT_LAYERS, atomic_file, expand, save_atomic
 from inversion.data.datamodule import ImageDataModule
 from inversion.decoders.flow import FlowDecoder
 from inversion.decoders.standardize import Standardize
@@ -30,7 +31,7 @@ from inversion.training.provenance import command_line
 
 log = logging.getLogger(__name__)
 
-MAY_GROW = ("trainer.max_epochs", "test", "samples")
+MAY_DIFFER = ("trainer.max_epochs", "test", "samples")
 """Options that may change when an unfinished run is resumed. A scheduler's own may not, even if they follow the epochs."""
 
 
@@ -84,10 +85,13 @@ def fit_decoder(cfg: DictConfig, folder: Path, kind: type[InversionModule] = Inv
         own, device = cfg.layer.name, trainer.strategy.root_device
         others = [layer for layer in os.environ.get(SWEPT_LAYERS, "").split() if layer in TAPS and layer != own]
         if others and datamodule.lacks_features(encoder):
-            deepest = build("encoder", cfg.encoder, layer=max([own, *others], key=list(TAPS).index))
-            datamodule.use_features(deepest.to(device), [own, *others], device, test=cfg.test)
+            with suppress(InputError):  # another layer's, which its own job tells
+                deepest = build("encoder", cfg.encoder, layer=max([own, *others], key=list(TAPS).index))
+                datamodule.use_features(deepest.to(device), [own, *others], device, test=cfg.test)
 
-    fitted = fit(cfg, folder, datamodule, module_of, program="train.py", test=cfg.test, before=encode_once, may_grow=MAY_GROW)
+    fitted = fit(
+        cfg, folder, datamodule, module_of, program="train.py", test=cfg.test, before=encode_once, may_differ=MAY_DIFFER
+    )
     if fitted and fitted.best_epoch is None and not fitted.trainer.fast_dev_run:  # type: ignore
         log.info("No best epoch was saved: the last weights stand for it.")
         fitted.trainer.save_checkpoint(path_of(folder, BEST))
@@ -112,7 +116,7 @@ def description(cfg: DictConfig, fitted: Fitted) -> dict[str, Any]:
         "layer": cfg.layer.name,
         **{name: cfg[name]._target_.rpartition(".")[2] for name in ("decoder", "loss", "data")},
         "data_seed": cfg.data.get("seed"),
-        "encoder": Path(cfg.encoder.weights).name,
+        "encoder": expand(cfg.encoder.weights).name,
         "input_stats": cfg.encoder.input_stats,
         "standardize": "whiten" if standardized and module.standardize.whiten else standardized,
         "precision": fitted.trainer.precision,
@@ -133,7 +137,7 @@ HPARAMS = ("layer", "decoder", "loss", "lr", "seed")
 
 def publish(cfg: DictConfig, folder: Path, fitted: Fitted, metrics: dict[str, Any]) -> None:
     """Writes the samples and their figure, the loggers' hyperparameters, and last `metrics.json`; says what came out."""
-    files, originals = fitted.datamodule.samples("val", cfg.samples)
+    files, originals = fitted.datamodule.examples("val", cfg.samples)
     columns = columns_of(fitted.module, originals)
     samples = outcome.Samples(files, pixels.to_display(originals), columns.pop("Mean"), columns)
     save_atomic(folder / outcome.SAMPLES_FILE, vars(samples))

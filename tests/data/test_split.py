@@ -52,6 +52,11 @@ def test_a_file_may_lie_elsewhere_without_changing_the_split(tmp_path):
     assert there.digest == here.digest
 
 
+def test_a_source_of_ones_own_may_have_no_test_images():
+    with pytest.raises(InputError, match=r"here has no test images: give some, or train with test=false\."):
+        Split(Path("here"), {"n1": "n1"}, ["a"], ["b"], []).files("test")
+
+
 def test_missing_test_images_are_told_when_they_are_asked_for():
     split = Split(Path(), {"n1": "n1"}, ["a"], ["b"], [], class_of={"a": "n1", "b": "n1"}, no_test="There are none.")
     assert split.files("train") == ["a"] and split.labels("val") == [0]

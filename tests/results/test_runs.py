@@ -91,8 +91,18 @@ def test_the_report_puts_runs_of_several_sweeps_side_by_side(sweep, other_sweep,
     assert "again/fc8" in said and str(tmp_path / "samples.png") in said
 
 
-@pytest.mark.parametrize(("arguments", "expected"), [([], "runs must be given"), (["runs=nowhere"], "is no folder")])
-def test_a_report_on_nothing(arguments, expected, tmp_path, one_line):
+@pytest.mark.parametrize(
+    ("arguments", "expected"),
+    [
+        ([], "runs must be given"),
+        (["runs="], "runs is empty"),
+        (["runs=null"], "runs is empty"),
+        (["runs=nowhere"], "is no folder"),
+        (["runs=[~/a,~/b]"], "/home/of mine/a is no folder"),
+    ],
+)
+def test_a_report_on_nothing(arguments, expected, tmp_path, one_line, monkeypatch):
+    monkeypatch.setenv("HOME", "/home/of mine")
     outcome = run_experiment("report", *arguments, f"hydra.run.dir={tmp_path}")
     assert outcome.code == 1 and expected in one_line(outcome.said)
 

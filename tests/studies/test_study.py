@@ -81,6 +81,7 @@ def test_a_study_that_fails_costs_no_other(sweep, tmp_path, one_line):
         (["device=gpu"], "device=gpu can't be used here"),
         (["images=all"], "images=all must be a whole number, at least 1"),
         (["runs=2024"], "2024 is no folder"),
+        (["study.frequency=null"], "No study is left: choose one"),
     ],
 )
 def test_what_cant_be_studied_is_said(sweep, tmp_path, one_line, arguments, expected):
@@ -99,6 +100,12 @@ def test_what_cant_be_studied_is_said(sweep, tmp_path, one_line, arguments, expe
             {"images": 2, "shifts": [6], "turns": []},
             "turns must each have a number",
         ),
+        (
+            position_colour.position_colour,
+            {"images": 2, "shifts": [6.5], "turns": [9]},
+            "shifts=.6.5. must be a list of",
+        ),
+        (perturb.perturb, {"drop": 0.5, "top": [1.5], "noise": []}, "top=.1.5. must be a list of whole numbers"),
         (interpolate.interpolate, {"pairs": 0, "steps": 3, "classes": 1, "draws": 1}, "pairs=0"),
         (interpolate.interpolate, {"pairs": 1, "steps": 4, "classes": 1, "draws": 1}, "steps=4 must be odd"),
         (samples.samples, {"number": 2, "steps": 1, "seed": 0, "layers": ["conv9"]}, "AlexNet has no conv9"),
@@ -120,16 +127,16 @@ The mean pixel of each run's reconstructions, beside that of the images.
 
 from pathlib import Path
 
-from inversion.studies.result import Result, samples
+from inversion.studies.result import Result, columns_figure
 from inversion.studies.subject import Subject
 
 
 def brightness(subject: Subject, folder: Path, shown: int) -> Result:
-    originals = subject.samples(shown)
+    originals = subject.examples(shown)
     columns = {"Original": originals, **{title: run.reconstruct(originals) for title, run in subject.runs.items()}}
     rows = [{"run": title, "brightness": float(images.mean()) / 2 + 0.5} for title, images in columns.items()]
     findings = [f"{row['run']}: mean pixel {row['brightness']:.3f}." for row in rows]
-    return Result({"samples": samples(columns)}, rows, findings)
+    return Result({"samples": columns_figure(columns)}, rows, findings)
 '''
 
 

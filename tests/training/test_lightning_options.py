@@ -102,6 +102,7 @@ def test_a_resumed_runs_table_is_in_two_files(run):
         ("+callbacks.best.save_top_k=2", "callbacks.best's filename, dirpath and save_top_k"),
         ("+callbacks.ema.decay=0.9", "callbacks.ema is no callback"),
         ("+trainer.logger=false", "trainer.logger is not for you to set"),
+        ("+logger.mine._target_=nowhere.Log", "The options of logger.mine can't be used"),
         ("+trainer.val_check_interval=1000", "val_check_interval"),
         ("optimizer.betas=[0.9]", "optimizer or scheduler can't be used"),
         ("encoder.layer=conv2", "encoder.layer=conv2: leave it out"),

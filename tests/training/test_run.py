@@ -19,10 +19,12 @@ import pytest
 import torch
 from conftest import REPOSITORY, TRAINED, Outcome, needs_trained_encoder, run_train
 from PIL import Image
+from torchvision.models import alexnet
 
 from inversion.core.files import is_locked, locked
 from inversion.core.images import read_image
 from inversion.training import fit
+from inversion.training.module import InversionModule
 
 SMALL = ["layer=conv5", "decoder.members=1", "decoder.channels=[16,8,8]", "trainer.max_epochs=1"]
 NUMBERS = {"mse", "psnr", "ssim", "normalized_error", "mse_64", "ssim_64", "feature_error", "top1_agreement"}
@@ -142,6 +144,24 @@ def test_all_that_repeats_a_run_lies_in_its_folder(sweep, synthetic_root):
     for part in ("train", "val", "test"):
         images = torch.stack([read_image(synthetic_root / name, 64) for name in split[part]])
         assert told["sha256"][f"{part} images"] == sha256(images.numpy().data).hexdigest()
+
+
+def test_a_device_without_memory_is_told(quick, tmp_path, monkeypatch, one_line):
+    def fail(*_):
+        raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2 GiB.")
+
+    monkeypatch.setattr(InversionModule, "training_step", fail)
+    outcome = run_train(*quick, *SMALL, f"hydra.run.dir={tmp_path}")
+    assert outcome.code == 1 and "lower data.batch_size" in one_line(outcome.said)
+
+
+def test_a_layer_that_cant_be_encoded_fails_its_own_job_alone(quick, tmp_path):
+    weights = tmp_path / "convolutions.pt"
+    torch.save({name: value for name, value in alexnet().state_dict().items() if name.startswith("features")}, weights)
+    options = [*quick, "layer=conv1,fc6", "trainer.max_epochs=1", f"encoder.weights={weights}"]
+    outcome = run_train("-m", *options, f"hydra.sweep.dir={tmp_path / 'out'}")
+    assert outcome.code == 1 and "1 of the sweep's jobs failed: fc6 (" in outcome.said
+    assert (tmp_path / "out" / "conv1" / "metrics.json").is_file()
 
 
 def test_the_commit_is_that_of_the_code_as_it_was_loaded(quick, tmp_path, monkeypatch):
