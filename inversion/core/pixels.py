@@ -52,8 +52,8 @@ def enlarge(images: Tensor, size: int) -> Tensor:
     if small == size:
         return images
     with torch.autocast(images.device.type, enabled=False):
-        among, own = (cosine_basis(side, images.device, torch.float32) for side in (size, small))
-        matrix = ((size / small) ** 0.5 * among[:small].T @ own).to(images.dtype)
+        coarse, fine = (cosine_basis(side, images.device, torch.float32) for side in (small, size))
+        matrix = ((size / small) ** 0.5 * fine[:small].T @ coarse).to(images.dtype)
         return matrix @ images.contiguous() @ matrix.T
 
 

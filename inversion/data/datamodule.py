@@ -197,7 +197,7 @@ class ImageDataModule(LightningDataModule, ABC):
         images = self.images("train")
         return pixels.normalize(images.sum(0, dtype=torch.int64).cpu() / (255 * len(images)))
 
-    def samples(self, part: str, number: int) -> tuple[list[str], Tensor]:
+    def examples(self, part: str, number: int) -> tuple[list[str], Tensor]:
         """Always the same few images, evenly spread over the split: files, and float (number, 3, 227, 227) in [-1, 1]."""
         files = self.split.files(part)
         number = min(number, len(files))

@@ -16,7 +16,7 @@ from inversion.data.split import PRESENT, Split, draw_classes, hold_out
 
 log = logging.getLogger(__name__)
 
-PARTS = {"train": "train", "training": "train", "test": "test", "testing": "test"} | dict.fromkeys(
+PART_OF_FOLDER = {"train": "train", "training": "train", "test": "test", "testing": "test"} | dict.fromkeys(
     ("val", "valid", "validation", "dev"), "val"
 )
 """What folders of one's own split are called, in lower case -> the part."""
@@ -27,8 +27,8 @@ def read_split(root: Path, classes: int | None, val_fraction: float, test_fracti
 
     Args:
         root: the folder. With sub-folders each is a class, whatever lies deeper in it; without, all images are one class.
-            If all sub-folders have names of `PARTS`, train and another one among them, they are the split, and the classes
-            lie within; a part without a folder is taken from train.
+            If all sub-folders have names of `PART_OF_FOLDER`, train and another one among them, they are the split, and the
+            classes lie within; a part without a folder is taken from train.
         classes: how many of train's sub-folders to draw; None takes all.
         val_fraction, test_fraction: shares of each class, in (0, 1).
 
@@ -78,7 +78,7 @@ def _files(root: Path) -> tuple[dict[str, dict[str, list[str]]], list[str]]:
     images = find_images(root)
     if not images:
         raise InputError(f"data.root={root} holds no images that Pillow reads: give the folder of yours, or convert them.")
-    folders = {image.parts[0]: PARTS.get(image.parts[0].lower(), "") for image in images if len(image.parts) > 1}
+    folders = {image.parts[0]: PART_OF_FOLDER.get(image.parts[0].lower(), "") for image in images if len(image.parts) > 1}
     own = set(folders.values())
     if "" in own or "train" not in own or len(own) < 2:
         own = set()

@@ -82,14 +82,13 @@ class CompactDecoder(Decoder):
         self.leave = nn.Sequential(nn.LeakyReLU(slope, inplace=True), nn.Conv2d(channels[-1], 3, kernel, padding=kernel // 2))
 
     def predict(self, features: Tensor) -> Tensor:
-        x, resize = self.enter(features), place if len(self.feature_shape) == 3 else pixels.resize
+        x, is_placed = self.enter(features), len(self.feature_shape) == 1
         for size, change, refine in zip(self.sizes, self.change, self.refine, strict=True):
             x = change(x)
             if x.shape[-1] != size:
-                x, resize = resize(x, size), pixels.resize  # maps are placed once
+                x, is_placed = (pixels.resize if is_placed else place)(x, size), True  # maps are placed once
             x = refine(x)
-        x = self.leave(x)
-        return resize(x, self.native_size) if resize is place else pixels.enlarge(x, self.native_size)
+        return (pixels.enlarge if is_placed else place)(self.leave(x), self.native_size)
 
 
 class Residual(nn.Module):

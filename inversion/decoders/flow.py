@@ -133,17 +133,17 @@ class FlowDecoder(Decoder):
             odds = torch.special.ndtri(quantiles.clamp(1e-4, 1 - 1e-4)).mul(self.time_std).add(self.time_mean).exp()
             noise = torch.randn(images.shape, generator=generator, device=images.device)
             angle = odds.atan()[:, None, None, None]
-            z, wanted = angle.cos() * noise + angle.sin() * error, angle.cos() * error - angle.sin() * noise
-        found = self.velocity(z, angle, mean, self.network.condition(features), scale)
+            z, velocity = angle.cos() * noise + angle.sin() * error, angle.cos() * error - angle.sin() * noise
+        predicted = self.velocity(z, angle, mean, self.network.condition(features), scale)
         weight = (scale / scale.square().mean().sqrt()) ** (1 - self.detail)
-        return self.whitening.filter(found - wanted, weight).square().mean()
+        return self.whitening.filter(predicted - velocity, weight).square().mean()
 
     def velocity(self, z: Tensor, angle: Tensor, mean: Tensor, condition: tuple[Tensor, Tensor], scale: Tensor) -> Tensor:
         """dz/da at z, (B, 3, n, n), and the angles, (B, 1, 1, 1), of whitened errors around the mean images."""
         image = mean + self.whitening.filter(angle.sin() * z, scale)
         time = angle.sin() / (angle.sin() + angle.cos())
-        found, gate = self.network(torch.cat([z, image, mean], 1), time.flatten(), condition).float().chunk(2, dim=1)
-        return found + gate * z
+        velocity, gate = self.network(torch.cat([z, image, mean], 1), time.flatten(), condition).float().chunk(2, dim=1)
+        return velocity + gate * z
 
     def samples(self, features: Tensor, number: int, seed: int, steps: int = STEPS) -> Tensor:
         """Features (B, *feature_shape) -> native images (B, number, 3, n, n) in [-1, 1]; noise by seed, number and place."""

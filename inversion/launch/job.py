@@ -63,7 +63,7 @@ def run_job(task: Callable[[DictConfig, Path], Any], cfg: DictConfig) -> float |
         jobs = Path(hydra.sweep.dir) / JOBS_FOLDER
         jobs.mkdir(parents=True, exist_ok=True)
         (jobs / uuid.uuid4().hex).write_text(hydra.sweep.subdir)  # a file each, since any machine may run it
-        _settle_in_worker()
+        _take_own_gpu()
     elif cfg.get("note"):
         log.info(f"Note: {cfg.note}")
     failure = None
@@ -121,7 +121,7 @@ def _how_to_resume(folder: Path) -> str | None:
     return resume if last.is_file() else None
 
 
-def _settle_in_worker() -> None:
+def _take_own_gpu() -> None:
     """In the n-th process that joblib has started to run jobs: uses the n-th GPU alone."""
     number = multiprocessing.current_process().name.partition("LokyProcess-")[2]
     if number:

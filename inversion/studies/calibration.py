@@ -45,7 +45,7 @@ def fair_crps(truth: Tensor, samples: Tensor) -> float:
     return float((samples - truth[:, None]).abs().mean() - pairs.mean())
 
 
-def mean_reciprocal_rank(found: Tensor, wanted: Tensor) -> Tensor:
+def reciprocal_ranks(found: Tensor, wanted: Tensor) -> Tensor:
     """One over the place of each feature's own among those wanted, by distance: (N, D) twice -> (N,)."""
     distances = torch.cdist(found.float(), wanted.float())
     return 1 / (distances <= distances.diagonal()[:, None]).sum(1)

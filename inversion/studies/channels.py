@@ -23,7 +23,7 @@ from inversion.core import pixels
 from inversion.core.drawing import stacked
 from inversion.encoders.alexnet import Encoder
 from inversion.results.trained import TrainedRun
-from inversion.studies.result import Result, layer_colour, new_figure, samples
+from inversion.studies.result import Result, columns_figure, layer_colour, new_figure
 from inversion.studies.subject import Subject, check_range
 
 ORDERS = {"by importance": "-", "by variance": "--", "at random": ":"}  # in which channels are kept -> line style
@@ -91,7 +91,7 @@ def strongest_figure(run: TrainedRun, title: str, image: Tensor, mean: Tensor, s
         "alone kept": run.decode(torch.cat([replaced(mean, c[None], features) for c in strongest])),
     }
     title = f"{title}: the strongest channels of one image (maps: dark low, bright high)"
-    return samples(columns, [f"channel {c}" for c in strongest.tolist()], title)
+    return columns_figure(columns, [f"channel {c}" for c in strongest.tolist()], title)
 
 
 def importance_figure(subject: Subject, rows: Sequence[Mapping[str, Any]]) -> Figure:
@@ -141,11 +141,11 @@ def channels(subject: Subject, folder: Path, images: int, candidates: int, shown
         harmful = ablated[rises < 0]
         before, after = (float(tested.errors(run, some).mean()) for some in (of_tested, replaced(of_tested, harmful, mean)))
         rows.append({"run": title, "order": "without the harmful", "kept": 1 - len(harmful) / len(order), "mse": after})
-        strongest.append(strongest_figure(run, title, subject.samples(1), mean, shown))
+        strongest.append(strongest_figure(run, title, subject.examples(1), mean, shown))
         important = order[:shown].tolist()
         patches = torch.stack([exciting_patches(run, subject.images, features, c) for c in important], dim=1)
         columns, labels = {f"patch {i + 1}": some for i, some in enumerate(patches)}, [f"channel {c}" for c in important]
-        exciting.append(samples(columns, labels, f"{title}: what excites the most important channels"))
+        exciting.append(columns_figure(columns, labels, f"{title}: what excites the most important channels"))
         gains = rises.clamp_min(0).sort(descending=True).values.cumsum(0)
         half = int((gains < gains[-1] / 2).sum()) + 1
         findings.append(

@@ -13,7 +13,7 @@ from inversion.core import pixels
 from inversion.core.drawing import stacked
 from inversion.core.file_kinds import printable
 from inversion.results.trained import TrainedRun
-from inversion.studies.result import Result, samples
+from inversion.studies.result import Result, columns_figure
 from inversion.studies.subject import Subject, check_range
 from inversion.training.metrics import image_scores
 
@@ -24,12 +24,12 @@ def extremes_figure(subject: Subject, run: TrainedRun, title: str, mse: Tensor, 
     for name, places in (("Best", order[:number]), ("Worst", order[-number:].flip(0))):
         images, errors = pixels.to_input(subject.images[places]), mse[places]
         columns |= {name: images, f"{name}, MSE {errors.min():.4f} to {errors.max():.4f}": run.reconstruct(images)}
-    return samples(columns, title=title)
+    return columns_figure(columns, title=title)
 
 
 def compare_layers(subject: Subject, folder: Path, shown: int, extremes: int) -> Result:
     check_range(1, shown=shown, extremes=extremes)
-    files, originals = subject.datamodule.samples(subject.part, shown)
+    files, originals = subject.datamodule.examples(subject.part, shown)
     columns = {"Original": originals}
     rows: list[dict[str, object]] = []
     figures, findings = [], []
@@ -53,4 +53,5 @@ def compare_layers(subject: Subject, folder: Path, shown: int, extremes: int) ->
             f"Images hard for {first} are hard for {last}: rank correlation of their errors {spearman_corrcoef(a, b):.2f}."
         )
     names = [printable(Path(file).name) for file in files]
-    return Result({"samples": samples(columns, names, tile=pixels.INPUT_SIZE), "extremes": stacked(figures)}, rows, findings)
+    figure = columns_figure(columns, names, tile=pixels.INPUT_SIZE)
+    return Result({"samples": figure, "extremes": stacked(figures)}, rows, findings)

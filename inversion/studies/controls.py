@@ -19,7 +19,7 @@ from inversion.core import pixels
 from inversion.core.drawing import stacked
 from inversion.encoders.alexnet import Encoder
 from inversion.results.trained import TrainedRun, load
-from inversion.studies.result import Result, new_figure, samples
+from inversion.studies.result import Result, columns_figure, new_figure
 from inversion.studies.subject import BATCH, Subject, check_range, feature_error
 from inversion.training.metrics import image_scores
 from inversion.training.module import InversionModule
@@ -107,7 +107,7 @@ def controls(subject: Subject, folder: Path, epochs: int | None, autoencoder: bo
     check_range(1, shown=shown, epochs=1 if epochs is None else epochs)
     check_range(0, lr=lr)
     log.info(f"Trained  {folder}: if interrupted, the same command with the same hydra.run.dir resumes.")
-    originals, truth = subject.samples(shown), subject.truth()
+    originals, truth = subject.examples(shown), subject.truth()
     rows: list[dict[str, Any]] = []
     figures, findings = [], []
     for title, run in subject.runs.items():
@@ -129,5 +129,5 @@ def controls(subject: Subject, folder: Path, epochs: int | None, autoencoder: bo
             rows.append({"run": title, "method": method, **numbers, "feature_error": error})
             parts.append(f"{method.lower()} MSE {numbers['mse']:.4f}, SSIM {numbers['ssim']:.3f}")
         findings.append(f"{title}: {'; '.join(parts)} (native size).")
-        figures.append(samples(columns, title=title))
+        figures.append(columns_figure(columns, title=title))
     return Result({"samples": stacked(figures), "scores": scores_figure(rows)}, rows, findings)

@@ -70,7 +70,7 @@ def largest_peak(power: Tensor) -> tuple[float, int]:
 
 
 def frequency(subject: Subject, folder: Path) -> Result:
-    truth, mean, inputs = subject.truth(), subject.mean_image(), subject.samples(100)
+    truth, mean, inputs = subject.truth(), subject.mean_image(), subject.examples(100)
     figure, (by_frequency, by_colour) = new_figure(12, 4.5, columns=2)
     rows: list[dict[str, object]] = []
     findings = []

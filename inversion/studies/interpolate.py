@@ -16,7 +16,7 @@ from inversion.core import pixels
 from inversion.core.drawing import stacked
 from inversion.core.errors import InputError
 from inversion.decoders.losses import detail
-from inversion.studies.result import Result, samples
+from inversion.studies.result import Result, columns_figure
 from inversion.studies.subject import BATCH, Subject, check_range
 
 
@@ -41,7 +41,7 @@ def random_features(features: Tensor, number: int, generator: torch.Generator) -
 def strip(rows: Mapping[str, Tensor], columns: Sequence[str], title: str = "") -> Image.Image:
     """A figure with one row of images for each name, (len(columns), 3, 227, 227) in [-1, 1]."""
     turned = dict(zip(columns, torch.stack(list(rows.values()), dim=1), strict=True))
-    return samples(turned, rows=list(rows), title=title)
+    return columns_figure(turned, rows=list(rows), title=title)
 
 
 def interpolate(subject: Subject, folder: Path, pairs: int, steps: int, classes: int, draws: int) -> Result:
@@ -53,10 +53,10 @@ def interpolate(subject: Subject, folder: Path, pairs: int, steps: int, classes:
     labels = subject.labels.unique().tolist()
     classes, draws = min(classes, len(labels)), min(draws, len(subject.files))
     chosen = [labels[i * len(labels) // classes] for i in range(classes)]
-    ends, some = subject.samples(2 * min(pairs, len(subject.files) // 2)), slice(None, None, -(-len(subject.files) // BATCH))
+    ends, some = subject.examples(2 * min(pairs, len(subject.files) // 2)), slice(None, None, -(-len(subject.files) // BATCH))
     ways = {"Pixels": between(ends, steps)}
     means = {"Pixels": pixels.to_input(class_means(subject.truth(), subject.labels, chosen))}
-    random = {"Original": subject.samples(draws)}
+    random = {"Original": subject.examples(draws)}
     halfway, usual = detail(ways["Pixels"][:, steps // 2]) / detail(ends), detail(pixels.to_input(subject.images[some]))
     shares = {"Pixels": {"halfway": halfway, "class mean": detail(means["Pixels"]) / usual}}
     for title, run in subject.runs.items():

@@ -15,7 +15,7 @@ from tqdm import tqdm
 
 from inversion.core import pixels
 from inversion.encoders.alexnet import Encoder
-from inversion.studies.result import Result, samples
+from inversion.studies.result import Result, columns_figure
 from inversion.studies.subject import Subject, check_range
 from inversion.training.metrics import mean_squared_errors
 
@@ -58,7 +58,7 @@ def invert(
 def optimise(subject: Subject, folder: Path, shown: int, **options: float) -> Result:
     check_range(1, shown=shown, steps=options["steps"])
     check_range(0, **options)
-    inputs = subject.samples(shown)
+    inputs = subject.examples(shown)
     columns = {"Original": inputs}
     rows: list[dict[str, object]] = []
     findings = []
@@ -78,4 +78,4 @@ def optimise(subject: Subject, folder: Path, shown: int, **options: float) -> Re
                 rows.append({"run": title, "method": name, "image": i, **numbers})
             parts.append(f"{name} MSE {mse.mean():.4f}, features' error {match.mean():.3f}, {seconds:.3g} s an image")
         findings.append(f"{title}: {'; '.join(parts)}.")
-    return Result({"samples": samples(columns)}, rows, findings)
+    return Result({"samples": columns_figure(columns)}, rows, findings)

@@ -80,7 +80,7 @@ def section(name: str, study: partial[Result], result: Result | Exception) -> st
     return "\n".join(lines)
 
 
-def samples(columns: Mapping[str, Tensor], rows: Sequence[str] = (), title: str = "", tile: int = 128) -> Image.Image:
+def columns_figure(columns: Mapping[str, Tensor], rows: Sequence[str] = (), title: str = "", tile: int = 128) -> Image.Image:
     """The samples figure of images (N, 3, S, S) in [-1, 1], or of uint8 ones as they are: one column for each title."""
     shown = {name: pixels.to_display(images) if images.is_floating_point() else images for name, images in columns.items()}
     return samples_figure(shown, rows=rows, tile=tile, title=title)

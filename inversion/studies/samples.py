@@ -46,7 +46,7 @@ def samples(subject: Subject, folder: Path, number: int, steps: int, seed: int, 
     if not flows:
         raise InputError("study=samples is for runs of decoder=flow, and there are none among these.")
     rows: list[dict[str, Any]] = []
-    originals, pictures, findings = subject.samples(shown), {}, []
+    originals, pictures, findings = subject.examples(shown), {}, []
     for title, run in flows.items():
         chunks = tqdm(subject.features(run).split(4), f"{title}: {number} samples of each image", leave=False, disable=None)
         drawn = [run.native_samples(some, number, hashed_seed(seed, i), steps) for i, some in enumerate(chunks)]
@@ -165,7 +165,7 @@ def _seen(run: TrainedRun, truth: Tensor, drawn: Tensor, mean: Tensor, layers: S
     for name in names:
         row: dict[str, Any] = {"layer": name}
         for kind, found in {"sample": of_sample[name], "mean": of_mean[name]}.items():
-            ranks = calibration.mean_reciprocal_rank(found, wanted[name])
+            ranks = calibration.reciprocal_ranks(found, wanted[name])
             low, high = calibration.bootstrap(ranks)
             row[f"{kind}_distance"] = feature_error(found, wanted[name])
             row |= {f"{kind}_rank": float(ranks.mean()), f"{kind}_rank_low": low, f"{kind}_rank_high": high}

@@ -74,9 +74,9 @@ class Subject:
         """The training images' mean, native: (3, n, n) in [0, 1]."""
         return pixels.denormalize(self.datamodule.mean_image())
 
-    def samples(self, number: int) -> Tensor:
+    def examples(self, number: int) -> Tensor:
         """A few images of the part to show, the same in every study: (number, 3, 227, 227) in [-1, 1]."""
-        return self.datamodule.samples(self.part, number)[1]
+        return self.datamodule.examples(self.part, number)[1]
 
     def features(self, run: trained.TrainedRun, native: Tensor | None = None) -> Tensor:
         """Features of the images, or of others at their native size, uint8 or in [0, 1]: (N, *feature_shape)."""

@@ -133,7 +133,7 @@ class ReconstructionGrid(Callback):
         is_due = epoch == epochs or epoch % math.ceil(epochs / self.times) == 0
         if trainer.sanity_checking or not is_due or not trainer.loggers:
             return
-        _, originals = trainer.datamodule.samples("val", self.images)  # type: ignore[attr-defined]
+        _, originals = trainer.datamodule.examples("val", self.images)  # type: ignore[attr-defined]
         columns = [pixels.to_display(originals), *columns_of(pl_module, originals).values()]
         grids = {"val/reconstructions": images_grid(columns[:2], pairs=2)}
         if len(columns) > 2:

@@ -35,16 +35,15 @@ def evaluate(
     of_features = {name: FeatureMetrics().to(device) for name in of_images}
     for natives, features in datamodule.encoded(part, network, layers, device, f"Scoring {part} images"):
         images, reconstructions = pixels.to_input(natives), decoder(features[layer])
-        shown = [pixels.denormalize(some) for some in (reconstructions, mean_image, images)]
-        native = [pixels.to_native(some, size).clamp_(0, 1) for some in shown]
-        pixel_scores = (image_scores(some[:2], some[2]) for some in (shown, native))
-        seen = (network.features(reconstructions, layers), of_mean_image)
-        for metric, both in zip(of_images.values(), zip(*pixel_scores, strict=True), strict=True):
+        *shown, truth = (pixels.denormalize(some) for some in (reconstructions, mean_image, images))
+        *native, native_truth = (pixels.to_native(some, size).clamp_(0, 1) for some in (*shown, truth))
+        scores = zip(image_scores(shown, truth), image_scores(native, native_truth), strict=True)
+        for metric, both in zip(of_images.values(), scores, strict=True):
             metric.update(*both)
-        for error, found in zip(of_features.values(), seen, strict=True):
-            error.update(*(each[one] for one in (layer, network.layer) for each in (found, features)))
-    scores = {name: {**of_images[name].compute(), **of_features[name].compute()} for name in of_images}
+        for error, seen in zip(of_features.values(), (network.features(reconstructions, layers), of_mean_image), strict=True):
+            error.update(seen[layer], features[layer], seen[network.layer], features[network.layer])
+    found = {name: {**of_images[name].compute(), **of_features[name].compute()} for name in of_images}
     if network.layer != LAST_LAYER:
-        for numbers in scores.values():
+        for numbers in found.values():
             numbers["top1_agreement"] = math.nan
-    return {**scores[DECODER], MEAN_IMAGE: scores[MEAN_IMAGE]}
+    return {**found[DECODER], MEAN_IMAGE: found[MEAN_IMAGE]}

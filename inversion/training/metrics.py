@@ -25,7 +25,7 @@ def mean_squared_errors(prediction: Tensor, target: Tensor) -> Tensor:
     return distance / (4 * target.shape[1] * pixels.INPUT_SIZE**2)
 
 
-def similarities(found: Sequence[Tensor], truth: Tensor) -> list[Tensor]:
+def ssim(found: Sequence[Tensor], truth: Tensor) -> list[Tensor]:
     """The structural similarity (Wang et al. 2004, doi 10.1109/TIP.2003.819861) of images with the true ones, (B, 3, H, W) in
     [0, 1] or one for all, (1, 3, H, W): (B,) each. torchmetrics' numbers, faster: a separable window, and one truth for all.
     """
@@ -59,10 +59,10 @@ def similarities(found: Sequence[Tensor], truth: Tensor) -> list[Tensor]:
 
 
 def image_scores(found: Sequence[Tensor], truth: Tensor) -> list[dict[str, Tensor]]:
-    """`mse`, `psnr` (dB) and `ssim` of images beside the true ones, as `similarities` takes them: (B,) each."""
+    """`mse`, `psnr` (dB) and `ssim` of images beside the true ones, as `ssim` takes them: (B,) each."""
     errors = [(images - truth).square().mean((1, 2, 3)) for images in found]
-    pairs = zip(errors, similarities(found, truth), strict=True)
-    return [{"mse": mse, "psnr": psnr(mse), "ssim": ssim} for mse, ssim in pairs]
+    pairs = zip(errors, ssim(found, truth), strict=True)
+    return [{"mse": mse, "psnr": psnr(mse), "ssim": similarity} for mse, similarity in pairs]
 
 
 class FinalMetrics(nn.Module):

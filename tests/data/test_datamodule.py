@@ -98,10 +98,10 @@ def test_the_mean_image_is_the_train_images_mean(data):
 
 
 def test_samples_are_the_same_every_time_and_spread_over_classes(data):
-    files, images = data.samples("val", 3)
+    files, images = data.examples("val", 3)
     assert images.shape == (3, 3, 227, 227)
     assert len({name.split("/")[1] for name in files}) == 3
-    assert files == TinyImageNet(str(data.root), classes=3, val_per_class=2).samples("val", 3)[0]
+    assert files == TinyImageNet(str(data.root), classes=3, val_per_class=2).examples("val", 3)[0]
 
 
 @pytest.fixture

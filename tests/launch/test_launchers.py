@@ -170,7 +170,7 @@ def test_each_of_joblibs_processes_has_a_gpu_of_its_own(monkeypatch, process, vi
     monkeypatch.delenv("CUDA_VISIBLE_DEVICES")
     if visible is not None:
         monkeypatch.setenv("CUDA_VISIBLE_DEVICES", visible)
-    job._settle_in_worker()
+    job._take_own_gpu()
     assert os.environ.get("CUDA_VISIBLE_DEVICES") == expected
     assert sweep.jobs_at_once() == (gpus or 2)
 

@@ -59,7 +59,7 @@ def test_crps_is_that_of_all_pairs():
 
 def test_ranks_among_features():
     wanted = torch.tensor([[0.0], [1.0], [5.0]])
-    assert calibration.mean_reciprocal_rank(torch.tensor([[0.2], [0.4], [0.3]]), wanted).tolist() == pytest.approx(
+    assert calibration.reciprocal_ranks(torch.tensor([[0.2], [0.4], [0.3]]), wanted).tolist() == pytest.approx(
         [1, 1 / 2, 1 / 3]
     )
 

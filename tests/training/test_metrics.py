@@ -13,7 +13,7 @@ from inversion.training.metrics import (
     mean_pairwise_distance,
     mean_squared_errors,
     psnr,
-    similarities,
+    ssim,
 )
 
 
@@ -72,16 +72,16 @@ def test_each_images_scores():
     assert torch.allclose(scores["mse"], torch.tensor([0.01, 0.04]))
 
 
-def test_similarities_are_torchmetrics():
+def test_ssim_are_torchmetrics():
     truth, other = (pixels.denormalize(at_input(native_images(5, size))) for size in (64, 20))
     expected = [
         structural_similarity_index_measure(images.expand_as(truth), truth, data_range=1.0, reduction="none")
         for images in (other, truth, other[:1])
     ]
-    torch.testing.assert_close(similarities([other, truth, other[:1]], truth), expected, rtol=0, atol=1e-5)
+    torch.testing.assert_close(ssim([other, truth, other[:1]], truth), expected, rtol=0, atol=1e-5)
     native = [pixels.to_native(images, 64) for images in (other, truth)]
     expected = structural_similarity_index_measure(*native, data_range=1.0, reduction="none")
-    torch.testing.assert_close(similarities(native[:1], native[1])[0], expected, rtol=0, atol=1e-5)
+    torch.testing.assert_close(ssim(native[:1], native[1])[0], expected, rtol=0, atol=1e-5)
 
 
 def test_what_lies_outside_the_range_is_clamped():
