@@ -25,7 +25,7 @@ from inversion.launch import sweep
 from inversion.launch.job import Terminated, raise_on_sigterm, run_job, sentence
 
 # Threads that wait spin only briefly: as long as by default costs more than half of the speed where another process holds one
-# of two cores; no spinning at all costs a third where none does. Read when torch is loaded: so this module is imported first.
+# of two cores; no spinning at all costs a third on idle ones. Read when torch is loaded: so this module is imported first.
 os.environ.setdefault("GOMP_SPINCOUNT", "10000")
 
 CONF = REPOSITORY / "conf"
