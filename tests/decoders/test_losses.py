@@ -1,3 +1,5 @@
+from types import SimpleNamespace
+
 import pytest
 import torch
 from torch import nn
@@ -6,6 +8,7 @@ from inversion.core import pixels
 from inversion.core.errors import InputError
 from inversion.decoders.losses import MSELoss, PerceptualLoss
 from inversion.encoders.alexnet import Encoder
+from inversion.training.module import InversionModule
 
 
 @pytest.mark.parametrize("size", [64, 192, 227])
@@ -40,6 +43,13 @@ def test_mse_learns_after_a_validation_that_came_first():
 
 def native(number=2, seed=0):
     return torch.rand(number, 3, 64, 64, generator=torch.Generator().manual_seed(seed)) * 2 - 1
+
+
+def test_another_librarys_loss_is_taken_at_227():
+    prediction, target = native(seed=0), native(seed=1)
+    expected = nn.L1Loss()(pixels.resize(prediction, 227), pixels.resize(target, 227))
+    found = InversionModule._loss(SimpleNamespace(loss=nn.L1Loss()), prediction, target)
+    assert found == pytest.approx(float(expected)) and found != pytest.approx(float(nn.L1Loss()(prediction, target)))
 
 
 def test_total_variation_is_the_mean_difference_of_neighbours():

@@ -72,7 +72,7 @@ def test_each_images_scores():
     assert torch.allclose(scores["mse"], torch.tensor([0.01, 0.04]))
 
 
-def test_ssim_are_torchmetrics():
+def test_ssim_is_torchmetrics():
     truth, other = (pixels.denormalize(at_input(native_images(5, size))) for size in (64, 20))
     expected = [
         structural_similarity_index_measure(images.expand_as(truth), truth, data_range=1.0, reduction="none")
